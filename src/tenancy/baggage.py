@@ -1,0 +1,226 @@
+"""
+The codec: the one reader and writer of routing keys, for every carrier and dialect.
+
+Pure functions; they report what they met (`Reading`, `Written`) and leave counting and policy to their callers. The rules are those of
+W3C Baggage (https://www.w3.org/TR/baggage/#header-content) as OpenTelemetry's own propagator reads them, so that both always see the
+same key wherever both accept the header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
+
+from .carrier import pairs, rebuilt, text
+from .config import Field
+from .key import RoutingKey
+
+__all__ = ["ABSENT", "MAX_BYTES", "MAX_MEMBERS", "Codec", "Reading", "Written", "codec", "members"]
+
+# https://www.w3.org/TR/baggage/#limits asks for at least 64 members and 8192 bytes; OpenTelemetry reads up to 180 members.
+MAX_MEMBERS = 180
+MAX_BYTES = 8192
+
+_OWS = " \t"
+
+
+class Reading(NamedTuple):
+    """
+    What a carrier says.
+
+    Args:
+        key: The routing key, or None.
+        malformed: The value that stands where the key should be but cannot be one, or None.
+        conflict: Whether several places or members named different values.
+    """
+
+    key: RoutingKey | None
+    malformed: str | None = None
+    conflict: bool = False
+
+
+class Written(NamedTuple):
+    """
+    A new carrier.
+
+    Args:
+        carrier: The carrier, of the shape that was given.
+        dropped: How many of other people's baggage members had to go, because the whole would be over the limits.
+    """
+
+    carrier: Any
+    dropped: int = 0
+
+
+ABSENT = Reading(None)
+
+
+class Codec:
+    """
+    Reads the key from the *read* fields, in order, and writes it to the *write* fields.
+    """
+
+    def __init__(self, read: tuple[Field, ...], write: tuple[Field, ...]) -> None:
+        self._read = read
+        self._write = write
+        self._baggage = tuple(field.name for field in read if field.kind == "baggage")
+        self._tracestate = tuple(field.name for field in read if field.kind == "tracestate")
+        self._own = {field.name.lower() for field in read if field.kind == "header"}
+        shared = {"baggage"} | ({"tracestate"} if self._tracestate else set())
+        # Both spellings of each name, so that a byte pair needs no decoding to be passed over.
+        wanted = self._own | shared
+        self._wanted: dict[str | bytes, str] = {name: name for name in wanted}
+        self._wanted.update({name.encode(): name for name in wanted})
+
+    def read(self, carrier: Any) -> Reading:
+        """
+        Read the routing key from a carrier; never raises.
+
+        All entries of a repeated header count. Where one field names several values the last one wins; where several fields do, the
+        first field in the order of *read*. Either is a conflict.
+        """
+        found = self._headers(carrier)
+        if not found:
+            return ABSENT
+        if len(self._baggage) == 1 and len(found) == 1 and "baggage" in found:
+            return self.read_baggage(found["baggage"])
+        values: list[str] = []
+        for field in self._read:
+            raw = found.get(field.name.lower() if field.kind == "header" else field.kind)
+            if raw is None:
+                continue
+            if field.kind == "header":
+                values.extend(_values([part.strip(_OWS) for part in raw.split(",")]))
+            else:
+                values.extend(_values(_named(raw, field.name, decode=field.kind == "baggage")))
+        return _reading(values)
+
+    def read_baggage(self, raw: str) -> Reading:
+        """
+        Read the routing key from the raw value of a ``baggage`` header; never raises.
+        """
+        values: list[str] = []
+        for name in self._baggage:
+            values.extend(_values(_named(raw, name, decode=True)))
+        return _reading(values) if values else ABSENT
+
+    def write(self, carrier: Any, key: RoutingKey | None, *, binary: bool | None = None) -> Written:
+        """
+        Return a new carrier that says *key* exactly once in each written field, and nowhere else.
+
+        Other people's baggage members keep their bytes and their order, behind ours; only where the limits of W3C Baggage force it,
+        whole members go from the end. Without a key, ours are removed and nothing is added.
+
+        Args:
+            carrier: Any shape that `tenancy.carrier.pairs` reads; None makes a dictionary.
+            key: The key, or None.
+            binary: Whether header values are bytes; None: as those that the carrier has.
+        """
+        found = self._headers(carrier)
+        add: list[tuple[str, str]] = []
+        ours = [field.name for field in self._write if field.kind == "baggage"] if key else []
+        others = members(found.get("baggage", ""), without=self._baggage)
+        entries = [f"{name}={key}" for name in ours] + others
+        dropped = 0
+        if ours:
+            entries, dropped = _within_limits(entries)
+        if entries:
+            add.append(("baggage", ",".join(entries)))
+        if self._tracestate:
+            states = [f"{field.name}={key}" for field in self._write if field.kind == "tracestate"] if key else []
+            states += members(found.get("tracestate", ""), without=self._tracestate, decode=False)
+            if states:
+                add.append(("tracestate", ",".join(states)))
+        if key:
+            add.extend((field.name, str(key)) for field in self._write if field.kind == "header")
+        return Written(rebuilt(carrier, found, add, binary=binary), dropped)
+
+    def _headers(self, carrier: Any) -> dict[str, str]:
+        """
+        The headers that can hold a key, each name in lower case, the entries of a repeated one joined.
+        """
+        found: dict[str, str] = {}
+        wanted = self._wanted
+        try:
+            for name, value in pairs(carrier):
+                try:
+                    known = wanted.get(name.lower())
+                except (AttributeError, TypeError):
+                    continue
+                if known is not None:
+                    entry = text(value)
+                    if entry is not None:
+                        found[known] = f"{found[known]},{entry}" if known in found else entry
+        except (TypeError, ValueError):  # not pairs: there are no headers here
+            return found
+        return found
+
+
+@lru_cache(maxsize=32)
+def codec(read: tuple[Field, ...], write: tuple[Field, ...]) -> Codec:
+    """
+    Return the codec for these fields; the same object for the same fields.
+    """
+    return Codec(read, write)
+
+
+def members(raw: str, *, without: Iterable[str] = (), decode: bool = True) -> list[str]:
+    """
+    Return the members of a ``baggage`` or ``tracestate`` value as they stand, less the empty ones and those named in *without*.
+    """
+    names = set(without)
+    return [member for member in raw.split(",") if member.strip(_OWS) and _name(member, decode) not in names]
+
+
+def _name(member: str, decode: bool) -> str:
+    name = member.partition("=")[0].strip(_OWS)
+    if decode and ("%" in name or "+" in name):
+        # OpenTelemetry decodes names after validating them, so an encoded spelling of ours is ours, for good or ill.
+        return unquote_plus(name).strip()
+    return name
+
+
+def _named(raw: str, name: str, *, decode: bool) -> list[str]:
+    """
+    The values of the members called *name*, without properties, percent-decoded.
+    """
+    if name not in raw and not (decode and ("%" in raw or "+" in raw)):
+        return []
+    found = []
+    for member in raw.split(","):
+        if _name(member, decode) != name:
+            continue
+        _, equals, value = member.partition("=")
+        if not equals:
+            continue  # not a list-member: OpenTelemetry passes over it as well
+        value = value.partition(";")[0].strip(_OWS)
+        if "%" in value:
+            value = unquote_plus(value).strip()
+        found.append(value)
+    return found
+
+
+def _values(found: list[str]) -> list[str]:
+    """
+    What one field says, the last value first: it is the freshest hop's.
+    """
+    return found[::-1]
+
+
+def _reading(values: list[str]) -> Reading:
+    if not values:
+        return ABSENT
+    value = values[0]
+    conflict = any(other != value for other in values)
+    key = RoutingKey.parse(value)
+    return Reading(key, None if key is not None else value, conflict)
+
+
+def _within_limits(entries: list[str]) -> tuple[list[str], int]:
+    kept = entries[:MAX_MEMBERS]
+    size = sum(len(entry.encode("utf-8", "surrogatepass")) + 1 for entry in kept) - 1
+    while size > MAX_BYTES and len(kept) > 1:
+        size -= len(kept.pop().encode("utf-8", "surrogatepass")) + 1
+    return kept, len(entries) - len(kept)

@@ -1,0 +1,66 @@
+"""
+The errors that request-tenancy raises, one small tree under `TenancyError`.
+
+Every message names the thing, the value, and what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigurationError",
+    "IdentityError",
+    "InvalidRoutingKeyError",
+    "MissingDependencyError",
+    "PartitionError",
+    "RouteSourceError",
+    "RoutesNotSyncedError",
+    "TenancyError",
+]
+
+
+class TenancyError(Exception):
+    """
+    The base of every error that this library raises on purpose.
+    """
+
+
+class InvalidRoutingKeyError(TenancyError, ValueError):
+    """
+    A value is not a routing key: it breaks the grammar, or is a reserved word.
+    """
+
+
+class ConfigurationError(TenancyError, ValueError):
+    """
+    A setting, an argument or an environment variable has a value that cannot be used.
+    """
+
+
+class IdentityError(ConfigurationError):
+    """
+    This process does not know which workload it is, or whether it is the baseline or a sandbox.
+    """
+
+
+class RouteSourceError(TenancyError):
+    """
+    A route table could not be read, or what was read is not a route table.
+    """
+
+
+class RoutesNotSyncedError(RouteSourceError):
+    """
+    The route table was not read within the start-up deadline, so nothing with a key may be decided.
+    """
+
+
+class PartitionError(TenancyError):
+    """
+    A statement or a row cannot be kept inside the partition of the current routing key.
+    """
+
+
+class MissingDependencyError(TenancyError, ImportError):
+    """
+    An adapter was imported whose client library is not installed.
+    """

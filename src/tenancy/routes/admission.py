@@ -1,0 +1,120 @@
+"""
+Admission: what becomes of the key that a piece of inbound work carries. One rule for every transport.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from ..config import Accept, settings
+from ..errors import ConfigurationError
+from ..key import RoutingKey
+from ..observe import count, report_malformed
+from ..propagator import read
+from .live import LiveRoutes, routes_for
+from .table import RouteTable
+
+__all__ = ["Admission", "Admitted"]
+
+
+class Admitted(NamedTuple):
+    """
+    The outcome for one piece of work.
+
+    Args:
+        key: The key that the work has from here on, or None.
+        outcome: ``absent``: it carried none; ``accepted``; ``refused``: well-formed, but not accepted here; ``malformed``.
+        reason: Why, in words.
+        clean: Whether the carrier says just this; if not, what travels on must be rewritten.
+    """
+
+    key: RoutingKey | None
+    outcome: Literal["absent", "accepted", "refused", "malformed"]
+    reason: str
+    clean: bool = True
+
+
+_ABSENT = Admitted(None, "absent", "no routing key")
+
+
+class Admission:
+    """
+    Decides which inbound keys are accepted, for one adapter.
+
+    Args:
+        adapter: Who asks, for counters and logs, such as ``asgi``.
+        accept: Which keys are accepted; default the setting, else ``known`` where there is a route source, and ``all`` where not.
+        routes: The live route table; default the one of the settings.
+
+    Raises:
+        ConfigurationError: If *accept* is ``known`` and there is no route source.
+    """
+
+    def __init__(self, adapter: str, *, accept: Accept | None = None, routes: LiveRoutes | None = None) -> None:
+        self.adapter = adapter
+        self.routes = routes if routes is not None else routes_for()
+        accept = accept if accept is not None else settings().accept
+        if accept is None:
+            accept = "all" if self.routes is None else "known"
+        if accept == "known" and self.routes is None:
+            raise ConfigurationError(
+                "accept is 'known', but there is no route source; set routes (TENANCY_ROUTES), or accept='all'"
+            )
+        if accept not in ("known", "all", "none") and not callable(accept):
+            raise ConfigurationError(f"accept is {accept!r}; use 'known', 'all', 'none' or a function")
+        self.accept: Accept = accept
+
+    @property
+    def pending(self) -> bool:
+        """
+        Whether the route table has to be waited for before a key can be admitted.
+        """
+        return self.accept == "known" and self.routes is not None and self.routes.peek() is None
+
+    def wait_synced(self) -> None:
+        """
+        Wait for the route table, if there is one; raises `RoutesNotSyncedError` at the deadline of the settings.
+        """
+        if self.routes is not None:
+            self.routes.wait_synced(settings().routes_deadline)
+
+    async def synced(self) -> None:
+        """
+        Like `wait_synced`, without blocking the event loop.
+        """
+        if self.routes is not None:
+            await self.routes.synced(settings().routes_deadline)
+
+    def admit(self, carrier: Any) -> Admitted:
+        """
+        Decide about the key in *carrier*; what is odd is counted.
+
+        Raises:
+            RoutesNotSyncedError: If the carrier has a key, known keys are accepted, and the table was never read.
+        """
+        reading = read(carrier, adapter=self.adapter)
+        if reading.malformed is not None:
+            report_malformed(self.adapter, reading.malformed, "it is not used, and not passed on")
+            return Admitted(None, "malformed", f"{reading.malformed[:64]!r} is not a routing key", clean=False)
+        key = reading.key
+        if key is None:
+            return _ABSENT
+        accept = self.accept
+        if accept == "all":
+            accepted, why = True, "every key is accepted"
+        elif accept == "none":
+            accepted, why = False, "no key is accepted here"
+        elif accept == "known":
+            accepted = self._table().knows(key)
+            why = "the route table knows it" if accepted else "the route table does not know it"
+        else:
+            accepted = bool(accept(key))
+            why = "the accept function took it" if accepted else "the accept function refused it"
+        if accepted:
+            return Admitted(key, "accepted", f"{key}: {why}", clean=not reading.conflict)
+        count("tenancy.keys.refused", {"adapter": self.adapter})
+        return Admitted(None, "refused", f"{key} is not accepted: {why}", clean=False)
+
+    def _table(self) -> RouteTable:
+        assert self.routes is not None  # noqa: S101 - the constructor made sure
+        return self.routes.table

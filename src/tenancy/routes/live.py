@@ -1,0 +1,204 @@
+"""
+The route table as this process sees it: read from a source at start, kept up to date, never older than the last good one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Protocol
+
+from ..config import Settings, settings
+from ..errors import ConfigurationError, RoutesNotSyncedError, RouteSourceError
+from ..observe import count, warn_once
+from .table import RouteTable
+
+__all__ = ["LiveRoutes", "RouteSource", "open_routes", "routes_for"]
+
+
+class RouteSource(Protocol):
+    """
+    Where a route table is read from.
+    """
+
+    name: str
+
+    def read(self) -> RouteTable:
+        """
+        Read the whole table; raises `RouteSourceError` if that is not possible.
+        """
+        ...
+
+    def mark(self) -> object:
+        """
+        Return something that is equal as long as the table has not changed, at little cost; None where it can never change.
+        """
+        ...
+
+
+# Sources are leaves: each is imported only when a URL names it.
+_SCHEMES = {"env": "tenancy.routes.sources.env:open_source", "file": "tenancy.routes.sources.file:open_source"}
+
+
+class LiveRoutes:
+    """
+    A route table that follows its source.
+
+    A background thread looks at the source every *interval* seconds; it starts with the first use, again after a fork, and never
+    keeps the process alive. A source that fails, or holds what is not a table, leaves the last good one in force, is counted
+    (``tenancy.routes.reload_failures``) and logged once for each error.
+
+    Args:
+        source: The source.
+        interval: Seconds between two looks at it.
+    """
+
+    def __init__(self, source: RouteSource, *, interval: float = 1.0) -> None:
+        self.source = source
+        self._interval = interval
+        self._table: RouteTable | None = None
+        self._mark: object = None
+        self._error: RouteSourceError | None = None
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._process: int | None = None
+        self._closed = False
+
+    @property
+    def table(self) -> RouteTable:
+        """
+        The table as last read.
+
+        Raises:
+            RoutesNotSyncedError: If it was not read yet; wait for `wait_synced` first.
+        """
+        table = self.peek()
+        if table is None:
+            raise RoutesNotSyncedError(f"{self.source.name} was not read yet{self._because()}; call wait_synced() at start")
+        return table
+
+    def peek(self) -> RouteTable | None:
+        """
+        Return the table as last read, or None before the first time.
+        """
+        if self._process != os.getpid():
+            self._follow()
+        return self._table
+
+    def wait_synced(self, deadline: float = 10.0) -> RouteTable:
+        """
+        Wait until the table was read for the first time, and return it.
+
+        Args:
+            deadline: Seconds to wait at most.
+
+        Raises:
+            RoutesNotSyncedError: If the deadline passed; the message says why.
+        """
+        end = time.monotonic() + deadline
+        while True:
+            table = self.peek()
+            if table is None:
+                self.refresh()
+                table = self._table
+            if table is not None:
+                return table
+            if time.monotonic() >= end:
+                raise RoutesNotSyncedError(
+                    f"{self.source.name} could not be read within {deadline:g} s{self._because()}. Nothing that has a routing key is decided "
+                    "without a route table: correct the source (TENANCY_ROUTES) or raise TENANCY_ROUTES_DEADLINE"
+                )
+            time.sleep(min(0.05, self._interval))
+
+    async def synced(self, deadline: float = 10.0) -> RouteTable:
+        """
+        Like `wait_synced`, without blocking the event loop.
+        """
+        table = self.peek()
+        return table if table is not None else await asyncio.to_thread(self.wait_synced, deadline)
+
+    def refresh(self) -> None:
+        """
+        Look at the source now, and read it if it changed.
+        """
+        with self._lock:
+            try:
+                mark = self.source.mark()
+                if self._table is None or self._error is not None or mark != self._mark:
+                    self._table, self._mark, self._error = self.source.read(), mark, None
+            except RouteSourceError as error:
+                if str(error) != str(self._error):
+                    self._failed(error)
+                self._error = error
+            except Exception as error:  # noqa: BLE001 - a broken source must not end the thread that would read the mended one
+                self._failed(RouteSourceError(f"{self.source.name}: {type(error).__name__}: {error}"))
+
+    def close(self) -> None:
+        """
+        Stop following the source; the last table stays.
+        """
+        self._closed = True
+        self._wake.set()
+
+    def _failed(self, error: RouteSourceError) -> None:
+        self._error = error
+        if self._table is not None:
+            count("tenancy.routes.reload_failures")
+            warn_once(f"routes:{error}", "%s The last good route table (version %d) stays in force.", error, self._table.version)
+
+    def _because(self) -> str:
+        return "" if self._error is None else f": {self._error}"
+
+    def _follow(self) -> None:
+        with self._lock:
+            if self._process == os.getpid():
+                return
+            self._process = os.getpid()
+        self.refresh()
+        if not self._closed and self.source.mark() is not None:
+            threading.Thread(target=self._run, name=f"tenancy-routes {self.source.name}", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self._wake.wait(self._interval):
+            self.refresh()
+
+
+_opened: dict[str, LiveRoutes] = {}
+_opening = threading.Lock()
+
+
+def open_routes(url: str) -> LiveRoutes:
+    """
+    Return the live route table of a source; the same one for the same URL.
+
+    Args:
+        url: ``file:///etc/tenancy/routes.yaml`` or ``env:`` or ``env:VARIABLE``.
+
+    Raises:
+        ConfigurationError: If the URL names no source that exists.
+    """
+    with _opening:
+        found = _opened.get(url)
+        if found is None:
+            scheme = url.partition(":")[0]
+            if ":" not in url or scheme not in _SCHEMES:
+                raise ConfigurationError(
+                    f"routes (TENANCY_ROUTES) is {url!r}; use a URL whose scheme is one of {', '.join(sorted(_SCHEMES))}, such as "
+                    "file:///etc/tenancy/routes.yaml"
+                )
+            module, _, name = _SCHEMES[scheme].partition(":")
+            opener: Callable[[str], Any] = getattr(import_module(module), name)
+            found = _opened[url] = LiveRoutes(opener(url))
+        return found
+
+
+def routes_for(using: Settings | None = None) -> LiveRoutes | None:
+    """
+    Return the live route table that the settings name, or None where they name none.
+    """
+    using = settings() if using is None else using
+    return None if using.routes is None else open_routes(using.routes)

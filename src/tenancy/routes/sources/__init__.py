@@ -1,0 +1,3 @@
+"""
+Where route tables are read from, a module for each URL scheme.
+"""
