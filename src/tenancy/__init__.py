@@ -18,6 +18,7 @@ from .errors import (
     RouteSourceError,
     TenancyError,
 )
+from .instrumentation import instrument, uninstrument
 from .key import RoutingKey
 from .naming import find_partition_key, partition_name
 from .propagator import extract, inject
@@ -39,8 +40,10 @@ __all__ = [
     "extract",
     "find_partition_key",
     "inject",
+    "instrument",
     "partition_name",
     "routing_key",
     "scope",
     "settings",
+    "uninstrument",
 ]

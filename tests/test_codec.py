@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from opentelemetry import baggage
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+
+from tenancy import RoutingKey
+from tenancy.baggage import ABSENT, MAX_BYTES, MAX_MEMBERS, Codec, Reading, members
+from tenancy.config import DIALECTS, Field
+
+CODEC = Codec(DIALECTS["signadot"], (Field("baggage", "sd-routing-key"),))
+ALL = Codec(DIALECTS["signadot"], DIALECTS["signadot"])
+KEY = RoutingKey("pr-42")
+
+entries = st.lists(
+    st.sampled_from(
+        ["a=1", " b = 2 ", "sd-routing-key=pr-1", "sd-routing-key=pr-2;ttl=1", "SD-Routing-Key=pr-3", "sd%2Drouting-key=pr-4", "", " ", "=", "x"]
+        + ["+sd-routing-key=pr-5", "sd-routing-key=p%72-6", "sd-routing-key", "sd-routing-key=PR", "k=a%2Cb", "k=\xff", "a=1;sd-routing-key=p"]
+    )
+    | st.text(max_size=20),
+    max_size=8,
+)
+
+
+class Multi:
+    """A multi-dictionary in httpx's manner."""
+
+    def __init__(self, *pairs: tuple[str, str]) -> None:
+        self.pairs = list(pairs)
+
+    def multi_items(self) -> list[tuple[str, str]]:
+        return self.pairs
+
+
+@pytest.mark.parametrize(
+    "carrier",
+    [
+        {"baggage": "a=1,sd-routing-key=pr-42"},
+        {"Baggage": b"sd-routing-key=pr-42"},
+        {b"BAGGAGE": b"sd-routing-key=pr-42"},
+        [("baggage", "a=1"), ("baggage", "sd-routing-key=pr-42")],
+        [(b"host", b"x"), (b"baggage", b"sd-routing-key=pr-42")],
+        (("x-bin", b"\xff"), ("baggage", "sd-routing-key=pr-42")),
+        [("other", None), ("baggage", b"sd-routing-key=pr-42"), ("none", None)],
+        {"baggage": ["a=1", "sd-routing-key=pr-42"], "n": 1},
+        {"baggage": {"DataType": "String", "StringValue": "sd-routing-key=pr-42"}},
+        {"baggage": {"dataType": "String", "stringValue": "sd-routing-key=pr-42"}},
+        Multi(("baggage", "a=1"), ("Baggage", "sd-routing-key=pr-42")),
+        {"baggage": bytearray(b"sd-routing-key=pr-42")},
+        {"ot-baggage-sd-routing-key": "pr-42"},
+        [(b"UberCtx-SD-Routing-Key", b" pr-42 ")],
+        {"tracestate": "vendor=1, sd-routing-key=pr-42"},
+    ],
+)
+def test_every_shape_of_carrier_is_read(carrier: Any) -> None:
+    """The key is found in text and bytes, in any case, in every shape that libraries use."""
+    assert CODEC.read(carrier) == Reading(KEY)
+
+
+@pytest.mark.parametrize("carrier", [None, {}, [], (), "baggage", 42, object(), [1, 2], [("a",)], {1: 2}, {"baggage": None}, {"baggage": 5}])
+def test_what_has_no_headers_has_no_key(carrier: Any) -> None:
+    """Anything that is no carrier reads as absent and does not raise."""
+    assert CODEC.read(carrier) == ABSENT
+
+
+@pytest.mark.parametrize(
+    ("raw", "reading"),
+    [
+        ("sd-routing-key=pr-1,sd-routing-key=pr-2", Reading(RoutingKey("pr-2"), None, True)),
+        ("sd-routing-key=pr-1,sd-routing-key=pr-1", Reading(RoutingKey("pr-1"))),
+        ("sd-routing-key=pr-1,sd-routing-key=BAD", Reading(None, "BAD", True)),
+        ("sd-routing-key=BAD,sd-routing-key=pr-1", Reading(RoutingKey("pr-1"), None, True)),
+        ("sd-routing-key=", Reading(None, "")),
+        ("sd-routing-key", ABSENT),
+        ("sd-routing-key =\tpr-42 ; a=1; b", Reading(KEY)),
+        ("sd-routing-key=pr%2D42", Reading(KEY)),
+        ("sd-routing-key=baseline", Reading(None, "baseline")),
+        ("SD-ROUTING-KEY=pr-42", ABSENT),
+        ("x-sd-routing-key=pr-42,sd-routing-key-2=pr-42,a=sd-routing-key=pr-42", ABSENT),
+        ("a=1;sd-routing-key=pr-42", ABSENT),
+        ("sd%2drouting-key=pr-42", Reading(KEY)),
+        ("%73d-routing-key=pr-42", Reading(KEY)),
+    ],
+)
+def test_the_header_is_read_by_the_rules(raw: str, reading: Reading) -> None:
+    """The last member wins, properties go, names and values are percent-decoded, near misses are none of ours."""
+    assert CODEC.read_baggage(raw) == reading
+    assert CODEC.read({"baggage": raw}) == reading
+
+
+def test_dialects_are_read_in_order_and_conflicts_are_told() -> None:
+    """The first field that is there wins; another value elsewhere is a conflict, the same one is not."""
+    headers = {"baggage": "sd-routing-key=pr-1", "ot-baggage-sd-routing-key": "pr-2"}
+    assert CODEC.read(headers) == Reading(RoutingKey("pr-1"), None, True)
+    assert CODEC.read({**headers, "ot-baggage-sd-routing-key": "pr-1"}) == Reading(RoutingKey("pr-1"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, {"baggage": "sd-routing-key=pr-42"}),
+        ([], [("baggage", "sd-routing-key=pr-42")]),
+        ({"Baggage": "a=1;p , sd-routing-key=old,b=%20"}, {"baggage": "sd-routing-key=pr-42,a=1;p ,b=%20"}),
+        ([(b"x", b"1"), (b"Baggage", b"a=1"), (b"baggage", b"b=2")], [(b"x", b"1"), (b"baggage", b"sd-routing-key=pr-42,a=1,b=2")]),
+        ((("x", "1"),), (("x", "1"), ("baggage", "sd-routing-key=pr-42"))),
+        ([("n", None), ("x", b"\xff")], [("n", None), ("x", b"\xff"), ("baggage", b"sd-routing-key=pr-42")]),
+        ({"ot-baggage-sd-routing-key": "old", "tracestate": "v=1,sd-routing-key=old"}, {"tracestate": "v=1", "baggage": "sd-routing-key=pr-42"}),
+        (
+            {"a": {"DataType": "String", "StringValue": "1"}},
+            {"a": {"DataType": "String", "StringValue": "1"}, "baggage": {"DataType": "String", "StringValue": "sd-routing-key=pr-42"}},
+        ),
+        ([("baggage", b"k=\xff\xfe,sd%2Drouting-key=old")], [("baggage", b"sd-routing-key=pr-42,k=\xff\xfe")]),
+    ],
+)
+def test_the_writer_makes_a_new_carrier_with_one_entry(before: Any, after: Any) -> None:
+    """Ours stands once and first, others keep their bytes, the shape stays, the original is untouched."""
+    original = copy.deepcopy(before)
+    assert CODEC.write(before, KEY).carrier == after
+    assert before == original
+
+
+def test_without_a_key_ours_are_removed() -> None:
+    """Writing no key takes every spelling and dialect of ours out, and leaves the rest."""
+    before = {"Baggage": "a=1,sd-routing-key=x,%73d-routing-key=y", "uberctx-sd-routing-key": "x", "tracestate": "sd-routing-key=x", "h": "1"}
+    assert CODEC.write(before, None).carrier == {"h": "1", "baggage": "a=1"}
+    assert CODEC.write([("baggage", "sd-routing-key=x")], None).carrier == []
+
+
+def test_several_fields_can_be_written() -> None:
+    """Each written field says the key."""
+    assert ALL.write({"tracestate": "v=1"}, KEY).carrier == {
+        "baggage": "sd-routing-key=pr-42",
+        "tracestate": "sd-routing-key=pr-42,v=1",
+        "ot-baggage-sd-routing-key": "pr-42",
+        "uberctx-sd-routing-key": "pr-42",
+    }
+
+
+def test_limits_cost_trailing_members_of_others_never_the_key() -> None:
+    """Over 180 members or 8192 bytes, whole members go from the end, counted; the standard propagator then reads the key."""
+    many = ",".join(f"k{number}=v" for number in range(300))
+    written = CODEC.write({"baggage": many}, KEY)
+    assert written.dropped == 300 - MAX_MEMBERS + 1
+    assert written.carrier["baggage"].count(",") == MAX_MEMBERS - 1
+    big = ",".join(f"k{number}={'v' * 1000}" for number in range(20))
+    written = CODEC.write({"baggage": big}, KEY)
+    assert len(written.carrier["baggage"]) <= MAX_BYTES
+    assert written.dropped > 0
+    assert baggage.get_baggage("sd-routing-key", W3CBaggagePropagator().extract(written.carrier, Context())) == "pr-42"
+    assert CODEC.write({"baggage": many}, None) == ({"baggage": many}, 0)
+
+
+@given(entries)
+@example(["sd-routing-key=pr-1", "sd%2Drouting-key=PR"])
+@settings(max_examples=500)
+def test_reading_never_raises_and_agrees_with_the_standard(parts: list[str]) -> None:
+    """Where the standard propagator sees one valid key and we see one, it is the same; where it sees a key, so do we."""
+    raw = ",".join(parts)
+    reading = CODEC.read_baggage(raw)
+    assert CODEC.read([(b"baggage", raw.encode("utf-8", "surrogatepass"))]) is not None
+    theirs = baggage.get_baggage("sd-routing-key", W3CBaggagePropagator().extract({"baggage": raw}, Context()))
+    if theirs is not None:
+        assert reading.key is not None or reading.malformed is not None
+        value = str(theirs).partition(";")[0].strip()
+        if not reading.conflict and reading.key is not None:
+            assert reading.key == value
+
+
+@given(st.lists(entries.map(",".join), max_size=3), st.sampled_from([KEY, None]))
+@settings(max_examples=500)
+def test_writing_keeps_others_and_reads_back(lines: list[str], key: RoutingKey | None) -> None:
+    """What is written reads back as the key and nothing else, with other people's members in order and byte for byte."""
+    before = [("x", "1"), *(("baggage", line) for line in lines)]
+    after = CODEC.write(before, key).carrier
+    assert CODEC.read(after) == Reading(key)
+    values = [value for name, value in after if name == "baggage"]
+    assert len(values) <= 1
+    others = members(",".join(lines), without=["sd-routing-key"])
+    assert members(",".join(values), without=["sd-routing-key"]) == others
+    theirs = baggage.get_baggage("sd-routing-key", W3CBaggagePropagator().extract(dict(after), Context()))
+    assert theirs == key
