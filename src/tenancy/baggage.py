@@ -66,6 +66,7 @@ class Codec:
         self._read = read
         self._write = write
         self._baggage = tuple(field.name for field in read if field.kind == "baggage")
+        self._only = self._baggage[0] if len(self._baggage) == 1 else None
         self._tracestate = tuple(field.name for field in read if field.kind == "tracestate")
         self._own = {field.name.lower() for field in read if field.kind == "header"}
         shared = {"baggage"} | ({"tracestate"} if self._tracestate else set())
@@ -84,7 +85,7 @@ class Codec:
         found = self._headers(carrier)
         if not found:
             return ABSENT
-        if len(self._baggage) == 1 and len(found) == 1 and "baggage" in found:
+        if self._only is not None and len(found) == 1 and "baggage" in found:
             return self.read_baggage(found["baggage"])
         values: list[str] = []
         for field in self._read:
@@ -101,6 +102,13 @@ class Codec:
         """
         Read the routing key from the raw value of a ``baggage`` header; never raises.
         """
+        if self._only is not None and "%" not in raw and "+" not in raw:
+            at = raw.find(self._only)
+            if at < 0:
+                return ABSENT
+            end = at + len(self._only)
+            if raw.find(self._only, end) < 0:
+                return _read_one(raw, at, end)
         values: list[str] = []
         for name in self._baggage:
             values.extend(_values(_named(raw, name, decode=True)))
@@ -200,6 +208,23 @@ def _named(raw: str, name: str, *, decode: bool) -> list[str]:
             value = unquote_plus(value).strip()
         found.append(value)
     return found
+
+
+def _read_one(raw: str, at: int, end: int) -> Reading:
+    """
+    What a header says that mentions the name once, from *at* to *end*, and has nothing encoded: by far the commonest one.
+    """
+    if raw[raw.rfind(",", 0, at) + 1 : at].strip(_OWS):
+        return ABSENT  # the tail of another name, or inside of a value or property
+    stop = raw.find(",", end)
+    gap, equals, value = (raw[end:] if stop < 0 else raw[end:stop]).partition("=")
+    if not equals or gap.strip(_OWS):
+        return ABSENT  # the beginning of another name, or no list-member
+    if ";" in value:
+        value = value[: value.index(";")]
+    value = value.strip(_OWS)
+    key = RoutingKey.parse(value)
+    return Reading(key) if key is not None else Reading(None, value)
 
 
 def _values(found: list[str]) -> list[str]:

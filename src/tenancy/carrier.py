@@ -112,7 +112,9 @@ def headers_of(message: Any) -> Any:
 
 def _copied(carrier: Any) -> MutableMapping[Any, Any]:
     if isinstance(carrier, MutableMapping):
-        duplicate = copy.copy(carrier)
+        # A mapping's own copy() first: copy.copy() of requests' and httpx's headers shares their storage with the original.
+        own = getattr(carrier, "copy", None)
+        duplicate: MutableMapping[Any, Any] = own() if callable(own) else copy.copy(carrier)
         return duplicate if duplicate is not carrier else dict(carrier)
     return dict(carrier)
 
@@ -121,7 +123,7 @@ def _converters(existing: Iterable[Any], binary: bool | None) -> tuple[Callable[
     names_binary, values_binary, attributes = False, False, False
     for name, value in existing:
         names_binary = isinstance(name, bytes)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and ("DataType" in value or "dataType" in value):  # not just any table of an AMQP message
             attributes = True
             break
         if value is not None:

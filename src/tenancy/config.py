@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, cast
 
 from .errors import ConfigurationError
@@ -112,7 +113,7 @@ class Settings:
             parsed["write"] = _default_write(parsed["read"])
         return _checked(cls(**parsed))
 
-    @property
+    @cached_property
     def member(self) -> str:
         """
         The name of the baggage member under which the key stands in the OpenTelemetry context.

@@ -28,7 +28,8 @@ def routing_key(context: Context | None = None) -> RoutingKey | None:
     Args:
         context: The OpenTelemetry context to look in; default the current one.
     """
-    return RoutingKey.parse(baggage.get_baggage(settings().member, context))
+    value = baggage.get_baggage(settings().member, context)
+    return value if value is None or type(value) is RoutingKey else RoutingKey.parse(value)
 
 
 def cleared(context: Context | None = None) -> bool:

@@ -5,7 +5,6 @@ What a routing key is.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Any
 
 from .errors import InvalidRoutingKeyError
@@ -14,7 +13,7 @@ __all__ = ["RESERVED", "RoutingKey"]
 
 # A DNS label (RFC 1123, section 2.1) in lower case: such a value travels unencoded through baggage, fits a Kubernetes label and a
 # host name, and needs no escape in the regular expressions of Envoy, Istio and Linkerd.
-_GRAMMAR = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_matches = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?").fullmatch
 
 #: Words that look like a key but are what a program writes when it has none; as a key each would be a phantom tenant.
 RESERVED = frozenset({"baseline", "default", "none", "null", "undefined", "public"})
@@ -50,7 +49,9 @@ class RoutingKey(str):
         """
         if type(value) is cls:
             return value
-        return _parse(value) if isinstance(value, str) and len(value) <= 63 else None
+        if isinstance(value, str) and _matches(value) is not None and value not in RESERVED:
+            return str.__new__(cls, value)
+        return None
 
     def __repr__(self) -> str:
         return f"RoutingKey({str.__repr__(self)})"
@@ -62,15 +63,10 @@ class RoutingKey(str):
         return str.__str__(self)
 
 
-@lru_cache(maxsize=1024)
-def _parse(value: str) -> RoutingKey | None:
-    return str.__new__(RoutingKey, value) if _problem(value) is None else None
-
-
 def _problem(value: object) -> str | None:
     if not isinstance(value, str):
         return f"a routing key is a str, not {type(value).__name__}; decode or convert it first"
-    if _GRAMMAR.fullmatch(value) is None:
+    if _matches(value) is None:
         shown = repr(value) if len(value) <= 64 else f"{value[:64]!r}... ({len(value)} characters)"
         return (
             f"{shown} is not a routing key: use 1 to 63 of the characters a-z, 0-9 and '-', "

@@ -1,0 +1,34 @@
+# From a fresh clone: `make demo` shows it, `make test` proves it. Both install what they need into .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint
+
+help:  ## What there is to do
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## Install the project and its development tools into .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or later is needed; try: make PYTHON=python3.12 ...")'
+	@echo "Installing into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,opentelemetry]' --group dev
+	@touch $@
+
+demo: $(INSTALLED)  ## Start the shop, send traffic, check every hop (ARGS=--json, ARGS=--sabotage=no-filter)
+	@$(RUN) -m examples.shop $(ARGS)
+
+test: $(INSTALLED)  ## Run all tests, on whatever servers can be had (ARGS for pytest)
+	@$(RUN) -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## Formatting, lint, types, import rules
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m pyright --pythonpath $(RUN)
+	$(VENV)/bin/lint-imports --no-logo

@@ -1,0 +1,43 @@
+"""
+Every python snippet of the documentation runs: the snippets of a page one after the other, as a reader would type them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("integrations/**/*.md"), *ROOT.glob("examples/**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the baseline of a workload that the route table knows, which is what the pages assume."""
+    routes = tmp_path / "routes.json"
+    routes.write_text(
+        json.dumps({"workloads": ["shop/orders"], "routes": [{"workload": "shop/orders", "key": "pr-42", "sandbox": "pr-42"}]})
+    )
+    monkeypatch.setenv("TENANCY_WORKLOAD", "shop/orders")
+    monkeypatch.setenv("TENANCY_ROLE", "baseline")
+    monkeypatch.setenv("TENANCY_ROUTES", routes.as_uri())
+    monkeypatch.chdir(tmp_path)
+    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
+    for example in document.examples():
+        example.evaluate()
+
+
+def test_pages_are_found() -> None:
+    """The pages that the README names exist, and so do all links between pages."""
+    import re
+
+    missing = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                missing.append(f"{page.relative_to(ROOT)} -> {target}")
+    assert missing == []
