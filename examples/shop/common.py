@@ -1,0 +1,115 @@
+"""
+What all services of the shop share: where things are, the ledger in which each tells what it handled, and the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Column, Integer, MetaData, String, Table
+
+import tenancy
+from tenancy.data.sqlalchemy import RowPartition
+
+RUN = Path(os.environ["SHOP_RUN"])
+SERVICE = os.environ["SHOP_SERVICE"]
+VERSION = os.environ["SHOP_VERSION"]
+SABOTAGE = os.environ.get("SHOP_SABOTAGE", "")
+DATABASE = os.environ["SHOP_DATABASE"]
+KAFKA = os.environ["SHOP_KAFKA"]
+RABBITMQ = os.environ.get("SHOP_RABBITMQ", "")
+
+# Every run has names of its own, so that runs can share servers.
+RUN_ID = os.environ["SHOP_ID"]
+TOPIC = f"shop-orders-{RUN_ID}"
+GROUP = f"shop-fulfilment-{RUN_ID}"
+EXCHANGE = f"shop.fulfilled.{RUN_ID}"
+QUEUE = f"shop.notify.{RUN_ID}"
+
+metadata = MetaData()
+orders = Table(
+    f"orders_{RUN_ID}",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("order_id", String(64), nullable=False),
+    Column("price", Integer, nullable=False),
+    Column("tenant", String(63), nullable=False),
+)
+notifications = Table(
+    f"notifications_{RUN_ID}",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("order_id", String(64), nullable=False),
+    Column("tenant", String(63), nullable=False),
+)
+
+
+def tenant_of(key: tenancy.RoutingKey) -> str:
+    """
+    Return the tenant whose rows a routing key works on.
+    """
+    return "baseline" if SABOTAGE == "wrong-partition" else str(key)
+
+
+rows = RowPartition(column="tenant", value=tenant_of, baseline="baseline")
+
+
+def handled(order: str) -> None:
+    """
+    Write down that this process handled this order, with the routing key that it saw.
+    """
+    line = json.dumps({"order": order, "service": SERVICE, "version": VERSION, "key": tenancy.routing_key()})
+    ledger = os.open(RUN / "ledger.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.write(ledger, f"{line}\n".encode())
+    finally:
+        os.close(ledger)
+
+
+def ready() -> None:
+    """
+    Tell the demo that this process is at work.
+    """
+    (RUN / f"ready-{SERVICE}-{VERSION}").touch()
+
+
+def consumer_or_sabotage(decorate: Any, handler: Any) -> Any:
+    """
+    Return the handler with its filter; or, on request, with the mistakes that the demo must catch.
+    """
+    if SABOTAGE == "no-filter":  # handles whatever comes
+
+        async def unfiltered(message: Any) -> Any:
+            with tenancy.scope(message):
+                return await handler(message)
+
+        return unfiltered
+    if SABOTAGE == "ambient":  # decides from the context around the consumer, where no message's key ever is
+        seen = [tenancy.routing_key()]
+
+        async def ambient(message: Any) -> Any:
+            mine = str(seen[0] or "baseline") == VERSION
+            if not mine:
+                return await _acknowledge(message)
+            with tenancy.scope(message):
+                return await handler(message)
+
+        return ambient
+    return decorate(handler)
+
+
+async def _acknowledge(message: Any) -> None:
+    ack = getattr(message, "ack", None)
+    if ack is not None:
+        await ack()
+
+
+def stop_on_sigterm() -> None:
+    """
+    Make SIGTERM end the process by way of its ``finally`` blocks.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(0)))

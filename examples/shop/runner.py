@@ -1,0 +1,272 @@
+"""
+Starts the shop's servers and services, sends the traffic, and collects what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import aio_pika
+import httpx
+from confluent_kafka.admin import AdminClient, NewTopic
+from sqlalchemy import create_engine, text
+
+from tenancy import partition_name
+from tenancy.mesh import Baseline, Endpoint, EnvoyTarget, Fork, Listener, render
+from tests import services
+from tests.services import envoy
+from tests.services.base import free_port
+from tests.services.process import Process
+
+from .check import Hop, Report, Request, check
+from .plan import BASELINE, EXPECTED, SANDBOXES, SERVICES, route_table
+
+__all__ = ["Shop"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_HTTP = {"storefront": "http1", "pricing": "grpc", "orders": "http1"}
+
+
+class Shop:
+    """
+    A running shop.
+
+    Args:
+        sabotage: What to break on purpose; empty for nothing.
+        say: Takes a line of progress.
+    """
+
+    def __init__(self, sabotage: str, say: Callable[[str], None]) -> None:
+        self._id = uuid4().hex[:8]
+        self._sabotage = sabotage
+        self._say = say
+        self._stack = ExitStack()
+        self._processes: dict[str, Process] = {}
+        self.legs: dict[str, str] = {"envoy": "envoy", "grpc": "grpc"}
+        self.services: tuple[str, ...] = SERVICES
+
+    def __enter__(self) -> Shop:
+        self._stack.__enter__()
+        try:
+            self._run = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tenancy-shop-")))
+            self._start_servers()
+            self._start_services()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def traffic(self, of_each: int, *, at_once: int = 16) -> list[Request]:
+        """
+        Send requests of every kind, interleaved and concurrent.
+
+        Args:
+            of_each: How many of each kind.
+            at_once: How many are under way at the same time.
+        """
+        kinds = [kind for kind in EXPECTED for _ in range(of_each)]
+        random.Random(42).shuffle(kinds)
+        with httpx.Client(timeout=30) as client:
+
+            def send(numbered: tuple[int, str | None]) -> Request:
+                number, kind = numbered
+                order = f"order-{number:04d}"
+                headers = {"baggage": f"shopper=somebody,sd-routing-key={kind}"} if kind else {}
+                try:
+                    status = client.post(f"{self._front}/checkout/{order}", headers=headers).status_code
+                except httpx.HTTPError:
+                    status = 0
+                return Request(order, kind, status)
+
+            with ThreadPoolExecutor(at_once) as pool:
+                return list(pool.map(send, enumerate(kinds)))
+
+    def settle(self, requests: list[Request], *, deadline: float = 30.0, quiet: float = 2.0) -> Report:
+        """
+        Wait until all is handled and nothing more comes, and check it.
+
+        Args:
+            requests: What was sent.
+            deadline: Seconds to wait for what is missing.
+            quiet: Seconds without a new line in the ledger after which nothing more is expected.
+        """
+        end, seen, since = time.monotonic() + deadline, -1, time.monotonic()
+        while True:
+            self._watch()
+            hops = self._ledger()
+            if len(hops) != seen:
+                seen, since = len(hops), time.monotonic()
+            report = check(requests, hops, self._rows(), services=self.services)
+            still = time.monotonic() - since > quiet
+            if (still and not report.lost) or time.monotonic() > end:
+                return report
+            time.sleep(0.1)
+
+    def _start_servers(self) -> None:
+        self._say("starting Kafka, RabbitMQ and PostgreSQL")
+        with ThreadPoolExecutor(3) as pool:
+            kafka, rabbitmq, postgresql = pool.map(self._server, ("kafka", "rabbitmq", "postgresql"))
+        self.legs["kafka"] = "apache" if kafka else "mock"
+        self.legs["rabbitmq"] = "real" if rabbitmq else "skipped"
+        self.legs["database"] = "postgresql" if postgresql else "sqlite"
+        if not kafka:
+            self._say("Kafka: librdkafka's in-process mock cluster takes its place")
+            kafka = self._stack.enter_context(services.mock_kafka()).address
+        if not rabbitmq:
+            self._say("RabbitMQ: skipped, so 'notify' does not run")
+            self.services = tuple(service for service in SERVICES if service != "notify")
+        if not postgresql:
+            self._say("PostgreSQL: SQLite takes its place")
+        self._database = (postgresql or f"sqlite:///{self._run / 'shop.db'}").replace("postgresql://", "postgresql+psycopg://", 1)
+        self._environment = {"SHOP_KAFKA": kafka, "SHOP_RABBITMQ": rabbitmq or "", "SHOP_DATABASE": self._database}
+        self._create_tables()
+        if self.legs["kafka"] == "apache":  # the mock makes topics as they are used
+            admin = AdminClient({"bootstrap.servers": kafka})
+            topic = f"shop-orders-{self._id}"
+            admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(30)
+            self._stack.callback(lambda: admin.delete_topics([topic])[topic].result(30))
+        if rabbitmq:
+            self._stack.callback(lambda: asyncio.run(self._delete_queues(rabbitmq)))
+
+    def _server(self, name: str) -> str | None:
+        try:
+            service = services.start(name)
+        except services.Unavailable as reason:
+            self._say(str(reason))
+            return None
+        self._stack.callback(service.close)
+        return service.address
+
+    def _create_tables(self) -> None:
+        # The services define the tables; a process of their own makes them, since this one has none of their settings.
+        def tables(what: str) -> None:
+            script = "from examples.shop.common import DATABASE, metadata; import sqlalchemy; "
+            script += f"metadata.{what}_all(sqlalchemy.create_engine(DATABASE))"
+            subprocess.run([sys.executable, "-c", script], env=self._variables("demo", BASELINE, 0), cwd=_ROOT, check=True)
+
+        tables("create")
+        self._stack.callback(tables, "drop")
+
+    async def _delete_queues(self, rabbitmq: str) -> None:
+        connection = await aio_pika.connect(rabbitmq)
+        async with connection:
+            channel = await connection.channel()
+            await channel.exchange_delete(f"shop.fulfilled.{self._id}")
+            for queue in (
+                f"shop.notify.{self._id}",
+                *(partition_name(name, f"shop.notify.{self._id}", kind="amqp-queue") for name in SANDBOXES),
+            ):
+                await channel.queue_delete(queue)
+
+    def _start_services(self) -> None:
+        (self._run / "routes.json").write_text(json.dumps(route_table()))
+        running = [(service, BASELINE) for service in self.services]
+        running += [(service, sandbox) for sandbox, forks in SANDBOXES.items() for service in forks if service in self.services]
+        ports = dict(zip(running, (free_port() for _ in running), strict=True))
+        doors = dict(zip(_HTTP, (free_port() for _ in _HTTP), strict=True))
+        self._front = f"http://127.0.0.1:{doors['storefront']}"
+        self._environment["SHOP_ORDERS_URL"] = f"http://127.0.0.1:{doors['orders']}"
+        self._environment["SHOP_PRICING_TARGET"] = f"127.0.0.1:{doors['pricing']}"
+        self._say(f"starting Envoy and {len(running)} processes: {', '.join(f'{name} ({version})' for name, version in running)}")
+        (document,) = render(
+            [
+                Baseline(f"shop/{name}", Endpoint("127.0.0.1", ports[name, BASELINE]), protocol=protocol)
+                for name, protocol in _HTTP.items()
+            ],
+            [
+                Fork(f"shop/{name}", key=version, sandbox=version, upstream=Endpoint("127.0.0.1", port))
+                for (name, version), port in ports.items()
+                if version != BASELINE and name in _HTTP
+            ],
+            EnvoyTarget([Listener(f"shop/{name}", Endpoint("127.0.0.1", door)) for name, door in doors.items()]),
+        )
+        self._stack.enter_context(envoy.running(document.content))
+        for (name, version), port in ports.items():
+            self._start_service(name, version, port)
+        self._wait_ready(running)
+
+    def _start_service(self, name: str, version: str, port: int) -> None:
+        log = self._stack.enter_context((self._run / f"{name}-{version}.log").open("wb"))
+        process = Process(
+            [sys.executable, "-m", f"examples.shop.services.{name}"],
+            environment=self._variables(name, version, port),
+            directory=_ROOT,
+            log=log,
+        )
+        self._processes[f"{name}-{version}"] = process
+        self._stack.callback(process.stop, 5.0)
+
+    def _variables(self, name: str, version: str, port: int) -> dict[str, str]:
+        role = {"TENANCY_ROLE": "baseline"} if version == BASELINE else {"TENANCY_SANDBOX": version}
+        own = {
+            variable: value for variable, value in os.environ.items() if not variable.startswith(("TENANCY_", "SIGNADOT_", "OTEL_"))
+        }
+        return {
+            **own,
+            **self._environment,
+            **role,
+            "TENANCY_WORKLOAD": f"shop/{name}",
+            "TENANCY_ROUTES": (self._run / "routes.json").as_uri(),
+            "TENANCY_RESPONSE_HEADER": "x-tenancy-served-by",
+            "SHOP_ID": self._id,
+            "SHOP_RUN": str(self._run),
+            "SHOP_SERVICE": name,
+            "SHOP_VERSION": version,
+            "SHOP_PORT": str(port),
+            "SHOP_SABOTAGE": self._sabotage,
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _wait_ready(self, running: list[tuple[str, str]], deadline: float = 60.0) -> None:
+        end = time.monotonic() + deadline
+        waiting = list(running)
+        while waiting:
+            self._watch()
+            if time.monotonic() > end:
+                raise RuntimeError(
+                    f"{waiting} did not become ready in {deadline:g} s; the log of the first:\n{self._tail(*waiting[0])}"
+                )
+            waiting = [(name, version) for name, version in waiting if not (self._run / f"ready-{name}-{version}").exists()]
+            time.sleep(0.05)
+
+    def _watch(self) -> None:
+        for name, process in self._processes.items():
+            if process.exit_code is not None:
+                raise RuntimeError(f"{name} ended with {process.exit_code}:\n{self._tail(*name.split('-', 1))}")
+
+    def _tail(self, name: str, version: str) -> str:
+        return (self._run / f"{name}-{version}.log").read_text(errors="replace")[-3000:]
+
+    def _ledger(self) -> list[Hop]:
+        try:
+            lines = (self._run / "ledger.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [Hop(**json.loads(line)) for line in lines]
+
+    def _rows(self) -> dict[str, list[tuple[str, str]]]:
+        tables = ("orders", "notifications") if "notify" in self.services else ("orders",)
+        engine = create_engine(self._database)
+        try:
+            with engine.connect() as connection:
+                found = {
+                    table: connection.execute(text(f"SELECT order_id, tenant FROM {table}_{self._id}")).all() for table in tables
+                }
+        finally:
+            engine.dispose()
+        return {table: [(row[0], row[1]) for row in rows] for table, rows in found.items()}

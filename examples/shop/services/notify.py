@@ -1,0 +1,43 @@
+"""
+Notify: takes fulfilled orders from RabbitMQ, and writes a row for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from examples.shop.common import DATABASE, EXCHANGE, QUEUE, RABBITMQ, consumer_or_sabotage, handled, notifications, ready, rows
+from tenancy.messaging import aio_pika as rabbitmq
+
+
+async def main() -> None:
+    engine = create_async_engine(DATABASE.replace("sqlite://", "sqlite+aiosqlite://"))
+    rows.install(engine)
+
+    async def on_fulfilled(message: AbstractIncomingMessage) -> None:
+        async with message.process():
+            order = message.body.decode()
+            handled(order)
+            async with engine.begin() as connection:
+                await connection.execute(insert(notifications).values(order_id=order))
+
+    connection = await aio_pika.connect_robust(RABBITMQ)
+    channel = await connection.channel()
+    await channel.set_qos(prefetch_count=20)
+    exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
+    queue = await rabbitmq.declare_queue(channel, QUEUE, bindings=[(exchange, "order.*")], durable=True)
+    await queue.consume(consumer_or_sabotage(rabbitmq.consumer(), on_fulfilled))
+    ready()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await connection.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
