@@ -1,18 +1,74 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from uuid import uuid4
 
 import pytest
 
 from tenancy import config
+from tests import services
 
 
 @pytest.fixture(autouse=True)
-def _own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test starts with the default settings, whatever the environment says, and leaves none behind."""
     for name in list(os.environ):
-        if name.startswith(("TENANCY_", "SIGNADOT_")) and not name.startswith(("TENANCY_TEST_", "TENANCY_REQUIRE_", "TENANCY_INSTALL_")):
+        if name.startswith(("TENANCY_", "SIGNADOT_")) and not name.startswith(
+            ("TENANCY_TEST_", "TENANCY_REQUIRE_", "TENANCY_INSTALL_")
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setattr(config, "_current", None)
-    yield
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """The bootstrap servers of a real Kafka."""
+    yield from _address("kafka")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[str]:
+    """The URL of a real RabbitMQ."""
+    yield from _address("rabbitmq")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The DSN of a real PostgreSQL, as a superuser in the database `tenancy`."""
+    yield from _address("postgresql")
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[str]:
+    """The URL of a real Redis."""
+    yield from _address("redis")
+
+
+@pytest.fixture
+def unique() -> str:
+    """A short name for a topic, queue, table or key that nothing else has used."""
+    return f"t{uuid4().hex[:11]}"
+
+
+@pytest.fixture
+def own_service() -> Iterator[Callable[[str], services.Service]]:
+    """Starts servers of the test's own, which it may stop, kill and start again."""
+    with ExitStack() as stack:
+        yield lambda name: stack.enter_context(_started(name, own=True))
+
+
+def _address(name: str) -> Iterator[str]:
+    with _started(name) as service:
+        yield service.address
+
+
+def _started(name: str, own: bool = False) -> services.Service:
+    """Start a service; skip where it cannot be had, and fail where it must be."""
+    try:
+        return services.start(name, own=own)
+    except services.Unavailable as reason:
+        if services.flag("TENANCY_REQUIRE_SERVICES"):
+            pytest.fail(f"TENANCY_REQUIRE_SERVICES is set, but there is {reason}", pytrace=False)
+        pytest.skip(str(reason))

@@ -19,7 +19,7 @@ Headers = list[tuple[str, str]]
 CROWD = 200
 
 
-class Rejected(Exception):  # noqa: N818 - an outcome, not a failure
+class Rejected(Exception):
     """Raised by `receive` where the transport told the caller that the work was refused."""
 
 

@@ -20,8 +20,11 @@ KEY = RoutingKey("pr-42")
 
 entries = st.lists(
     st.sampled_from(
-        ["a=1", " b = 2 ", "sd-routing-key=pr-1", "sd-routing-key=pr-2;ttl=1", "SD-Routing-Key=pr-3", "sd%2Drouting-key=pr-4", "", " ", "=", "x"]
-        + ["+sd-routing-key=pr-5", "sd-routing-key=p%72-6", "sd-routing-key", "sd-routing-key=PR", "k=a%2Cb", "k=\xff", "a=1;sd-routing-key=p"]
+        [
+            *("a=1", " b = 2 ", "", " ", "=", "x", "k=a%2Cb", "k=\xff", "a=1;sd-routing-key=p", "SD-Routing-Key=pr-3"),
+            *("sd-routing-key=pr-1", "sd-routing-key=pr-2;ttl=1", "sd%2Drouting-key=pr-4", "+sd-routing-key=pr-5"),
+            *("sd-routing-key=p%72-6", "sd-routing-key", "sd-routing-key=PR"),
+        ]
     )
     | st.text(max_size=20),
     max_size=8,
@@ -63,7 +66,9 @@ def test_every_shape_of_carrier_is_read(carrier: Any) -> None:
     assert CODEC.read(carrier) == Reading(KEY)
 
 
-@pytest.mark.parametrize("carrier", [None, {}, [], (), "baggage", 42, object(), [1, 2], [("a",)], {1: 2}, {"baggage": None}, {"baggage": 5}])
+@pytest.mark.parametrize(
+    "carrier", [None, {}, [], (), "baggage", 42, object(), [1, 2], [("a",)], {1: 2}, {"baggage": None}, {"baggage": 5}]
+)
 def test_what_has_no_headers_has_no_key(carrier: Any) -> None:
     """Anything that is no carrier reads as absent and does not raise."""
     assert CODEC.read(carrier) == ABSENT
@@ -110,10 +115,16 @@ def test_dialects_are_read_in_order_and_conflicts_are_told() -> None:
         ([(b"x", b"1"), (b"Baggage", b"a=1"), (b"baggage", b"b=2")], [(b"x", b"1"), (b"baggage", b"sd-routing-key=pr-42,a=1,b=2")]),
         ((("x", "1"),), (("x", "1"), ("baggage", "sd-routing-key=pr-42"))),
         ([("n", None), ("x", b"\xff")], [("n", None), ("x", b"\xff"), ("baggage", b"sd-routing-key=pr-42")]),
-        ({"ot-baggage-sd-routing-key": "old", "tracestate": "v=1,sd-routing-key=old"}, {"tracestate": "v=1", "baggage": "sd-routing-key=pr-42"}),
+        (
+            {"ot-baggage-sd-routing-key": "old", "tracestate": "v=1,sd-routing-key=old"},
+            {"tracestate": "v=1", "baggage": "sd-routing-key=pr-42"},
+        ),
         (
             {"a": {"DataType": "String", "StringValue": "1"}},
-            {"a": {"DataType": "String", "StringValue": "1"}, "baggage": {"DataType": "String", "StringValue": "sd-routing-key=pr-42"}},
+            {
+                "a": {"DataType": "String", "StringValue": "1"},
+                "baggage": {"DataType": "String", "StringValue": "sd-routing-key=pr-42"},
+            },
         ),
         ([("baggage", b"k=\xff\xfe,sd%2Drouting-key=old")], [("baggage", b"sd-routing-key=pr-42,k=\xff\xfe")]),
     ],
@@ -127,7 +138,12 @@ def test_the_writer_makes_a_new_carrier_with_one_entry(before: Any, after: Any) 
 
 def test_without_a_key_ours_are_removed() -> None:
     """Writing no key takes every spelling and dialect of ours out, and leaves the rest."""
-    before = {"Baggage": "a=1,sd-routing-key=x,%73d-routing-key=y", "uberctx-sd-routing-key": "x", "tracestate": "sd-routing-key=x", "h": "1"}
+    before = {
+        "Baggage": "a=1,sd-routing-key=x,%73d-routing-key=y",
+        "uberctx-sd-routing-key": "x",
+        "tracestate": "sd-routing-key=x",
+        "h": "1",
+    }
     assert CODEC.write(before, None).carrier == {"h": "1", "baggage": "a=1"}
     assert CODEC.write([("baggage", "sd-routing-key=x")], None).carrier == []
 

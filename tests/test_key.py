@@ -27,7 +27,26 @@ def test_a_dns_label_is_a_key(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "-a", "a-", "A", "a_b", "a.b", "a b", "a\n", "é", "a" * 64, "x" * 100_000, "٣", *sorted(RESERVED), None, 42, b"pr-42", True]
+    "value",
+    [
+        "",
+        "-a",
+        "a-",
+        "A",
+        "a_b",
+        "a.b",
+        "a b",
+        "a\n",
+        "é",
+        "a" * 64,
+        "x" * 100_000,
+        "٣",
+        *sorted(RESERVED),
+        None,
+        42,
+        b"pr-42",
+        True,
+    ],
 )
 def test_anything_else_is_not(value: object) -> None:
     """What breaks the grammar or is reserved raises an error that shows it, and parses to None."""

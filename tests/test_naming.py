@@ -28,7 +28,9 @@ keys = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True).filt
 bases = st.one_of(
     st.text(min_size=1, max_size=300),
     st.from_regex(r"[a-z]([a-z0-9_.:/-]{0,80}[a-z0-9])?", fullmatch=True),
-    st.sampled_from(["pg_x", "amq.x", "__", "--", "..", "Shop", "shop", "1shop", "shöp", "a__b", "a--b", "a_", "shop:orders:", "/"]),
+    st.sampled_from(
+        ["pg_x", "amq.x", "__", "--", "..", "Shop", "shop", "1shop", "shöp", "a__b", "a--b", "a_", "shop:orders:", "/"]
+    ),
 )
 # Close relatives, where a careless rule would let two meet.
 close = st.from_regex(r"[a-c-]{1,5}", fullmatch=True)

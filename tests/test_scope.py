@@ -86,7 +86,9 @@ def test_a_message_says_its_key(source: Any) -> None:
         assert routing_key() == "outer"
 
 
-@pytest.mark.parametrize("source", [None, Record(None), Record([]), {}, SimpleNamespace(headers=None), Record([("baggage", b"sd-routing-key=NO")])])
+@pytest.mark.parametrize(
+    "source", [None, Record(None), Record([]), {}, SimpleNamespace(headers=None), Record([("baggage", b"sd-routing-key=NO")])]
+)
 def test_a_message_without_a_key_clears(source: Any) -> None:
     """Nothing ambient leaks into the work of a message that has no key."""
     with scope("outer"):
@@ -175,7 +177,8 @@ def test_a_generator_has_the_key_and_its_consumer_does_not() -> None:
             log.append(routing_key())
         return "result"
 
-    assert inspect.isgenerator(steps := work())
+    steps = work()
+    assert inspect.isgenerator(steps)
     assert next(steps) == "first"
     assert routing_key() is None
     assert steps.send("sent") == "sent"  # type: ignore[attr-defined]

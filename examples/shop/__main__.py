@@ -11,6 +11,8 @@ import sys
 
 from rich.console import Console
 
+from tests.services import StartError
+
 from .runner import Shop
 from .screen import as_json, show
 
@@ -22,6 +24,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--of-each", type=int, default=25, metavar="N", help="requests of each of the five kinds (default 25)")
     parser.add_argument("--sabotage", choices=SABOTAGES, default="", help="break one thing on purpose; the demo must notice")
+    servers = ("kafka", "rabbitmq", "postgresql")
+    parser.add_argument("--without", choices=servers, action="append", default=[], help="do as if this server could not be had")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     errors = Console(stderr=True, highlight=False)
@@ -32,12 +36,15 @@ def main() -> int:
                 errors.print(line, markup=False)
                 status.update(line)
 
-            with Shop(options.sabotage, say) as shop:
+            with Shop(options.sabotage, options.without, say) as shop:
                 say(f"sending {5 * options.of_each} requests")
                 requests = shop.traffic(options.of_each)
                 say("waiting until everything is handled")
                 report = shop.settle(requests, deadline=12 if options.sabotage else 30)
                 say("stopping")
+    except (RuntimeError, StartError) as error:
+        errors.print(str(error), style="red", markup=False)
+        return 1
     except KeyboardInterrupt:
         errors.print("stopped")
         return 130

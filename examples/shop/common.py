@@ -52,7 +52,9 @@ def tenant_of(key: tenancy.RoutingKey) -> str:
     """
     Return the tenant whose rows a routing key works on.
     """
-    return "baseline" if SABOTAGE == "wrong-partition" else str(key)
+    if SABOTAGE == "wrong-partition":  # each sandbox gets the other's rows
+        return {"pr-42": "pr-77", "pr-77": "pr-42"}[key]
+    return str(key)
 
 
 rows = RowPartition(column="tenant", value=tenant_of, baseline="baseline")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,12 +45,14 @@ class Shop:
 
     Args:
         sabotage: What to break on purpose; empty for nothing.
+        without: Servers to do without, even where they could be had.
         say: Takes a line of progress.
     """
 
-    def __init__(self, sabotage: str, say: Callable[[str], None]) -> None:
+    def __init__(self, sabotage: str, without: Collection[str], say: Callable[[str], None]) -> None:
         self._id = uuid4().hex[:8]
         self._sabotage = sabotage
+        self._without = without
         self._say = say
         self._stack = ExitStack()
         self._processes: dict[str, Process] = {}
@@ -135,15 +137,18 @@ class Shop:
         self._database = (postgresql or f"sqlite:///{self._run / 'shop.db'}").replace("postgresql://", "postgresql+psycopg://", 1)
         self._environment = {"SHOP_KAFKA": kafka, "SHOP_RABBITMQ": rabbitmq or "", "SHOP_DATABASE": self._database}
         self._create_tables()
-        if self.legs["kafka"] == "apache":  # the mock makes topics as they are used
-            admin = AdminClient({"bootstrap.servers": kafka})
-            topic = f"shop-orders-{self._id}"
+        admin, topic = AdminClient({"bootstrap.servers": kafka}), f"shop-orders-{self._id}"
+        if self.legs["kafka"] == "mock":
+            admin.list_topics(topic, 10)  # the mock makes the topics that it is asked about
+        else:
             admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(30)
             self._stack.callback(lambda: admin.delete_topics([topic])[topic].result(30))
         if rabbitmq:
             self._stack.callback(lambda: asyncio.run(self._delete_queues(rabbitmq)))
 
     def _server(self, name: str) -> str | None:
+        if name in self._without:
+            return None
         try:
             service = services.start(name)
         except services.Unavailable as reason:

@@ -5,6 +5,7 @@ Every python snippet of the documentation runs: the snippets of a page one after
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,6 @@ def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_pages_are_found() -> None:
     """The pages that the README names exist, and so do all links between pages."""
-    import re
-
-    missing = []
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
-            if "://" not in target and not (page.parent / target).exists():
-                missing.append(f"{page.relative_to(ROOT)} -> {target}")
+    links = [(page, target) for page in PAGES for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text())]
+    missing = [(page.name, target) for page, target in links if "://" not in target and not (page.parent / target).exists()]
     assert missing == []

@@ -40,7 +40,11 @@ def test_the_span_tells_the_verdict() -> None:
     annotate_span(tenancy.RoutingKey("pr-42"), verdict="own", reason="because")
     with TracerProvider().get_tracer("test").start_as_current_span("work") as span:
         annotate_span(tenancy.RoutingKey("pr-42"), verdict="own", reason="because")
-        assert dict(span.attributes or {}) == {"tenancy.routing_key": "pr-42", "tenancy.verdict": "own", "tenancy.reason": "because"}  # type: ignore[attr-defined]
+        assert dict(span.attributes or {}) == {
+            "tenancy.routing_key": "pr-42",
+            "tenancy.verdict": "own",
+            "tenancy.reason": "because",
+        }  # type: ignore[attr-defined]
     with TracerProvider().get_tracer("test").start_as_current_span("work") as span:
         annotate_span(None, verdict="own")
         assert dict(span.attributes or {}) == {"tenancy.verdict": "own"}  # type: ignore[attr-defined]
@@ -57,7 +61,9 @@ def test_label_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key_label(tenancy.RoutingKey("pr-0"), known=True) == "pr-0"
 
 
-def test_warnings_are_given_once_and_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_given_once_and_remembered_within_bounds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A subject is warned about once; the memory of subjects does not grow without end."""
     monkeypatch.setattr(logs, "_warned", set())
     with caplog.at_level(logging.WARNING, "tenancy"):

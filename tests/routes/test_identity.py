@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tenancy import IdentityError, Settings
-from tenancy.routes import Identity, Route, RouteTable, check_known, resolve_identity
 from tenancy.key import RoutingKey
+from tenancy.routes import Identity, Route, RouteTable, check_known, resolve_identity
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,14 @@ from tenancy.key import RoutingKey
     [
         ({"TENANCY_ROLE": "baseline", "TENANCY_WORKLOAD": "shop/orders"}, Identity("shop/orders", None)),
         ({"TENANCY_SANDBOX": "pr-42", "TENANCY_WORKLOAD": "shop/orders"}, Identity("shop/orders", "pr-42")),
-        ({"TENANCY_SANDBOX": "pr-42", "TENANCY_ROLE": "sandbox", "TENANCY_WORKLOAD": "shop/orders"}, Identity("shop/orders", "pr-42")),
-        ({"SIGNADOT_SANDBOX_NAME": "pr-42", "SIGNADOT_BASELINE_NAME": "orders", "SIGNADOT_BASELINE_NAMESPACE": "shop"}, Identity("shop/orders", "pr-42")),
+        (
+            {"TENANCY_SANDBOX": "pr-42", "TENANCY_ROLE": "sandbox", "TENANCY_WORKLOAD": "shop/orders"},
+            Identity("shop/orders", "pr-42"),
+        ),
+        (
+            {"SIGNADOT_SANDBOX_NAME": "pr-42", "SIGNADOT_BASELINE_NAME": "orders", "SIGNADOT_BASELINE_NAMESPACE": "shop"},
+            Identity("shop/orders", "pr-42"),
+        ),
     ],
 )
 def test_who_this_process_is(environ: dict[str, str], identity: Identity) -> None:

@@ -74,7 +74,9 @@ def test_the_swap_of_a_mounted_configmap_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["{", '{"routes": [{}]}', "", "[]", '{"routes": 1}', "a: [\x00"])
-def test_a_broken_edit_keeps_the_last_good_table(live: tuple[Path, LiveRoutes], broken: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_edit_keeps_the_last_good_table(
+    live: tuple[Path, LiveRoutes], broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A file that cannot be read, or is gone, changes nothing but is told once; a mended one is taken."""
     path, routes = live
     path.write_text(document("pr-1"))
