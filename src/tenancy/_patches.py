@@ -9,6 +9,8 @@ from typing import Any
 
 __all__ = ["Patches"]
 
+_INHERITED = object()
+
 
 class Patches:
     """
@@ -30,16 +32,21 @@ class Patches:
             name: The attribute.
             wrapper: Makes the replacement from the original.
         """
-        original = getattr(owner, name)
-        replacement = wrapper(original)
+        # What stands in the owner itself, which a wrapper with a descriptor's behaviour (OpenTelemetry's, say) is not when it is read.
+        before = vars(owner).get(name, _INHERITED)
+        replacement = wrapper(getattr(owner, name))
         setattr(owner, name, replacement)
-        self._applied.append((owner, name, original, replacement))
+        self._applied.append((owner, name, before, replacement))
 
     def undo(self) -> None:
         """
         Put the originals back, last first. Where somebody else has wrapped ours meanwhile, theirs stays.
         """
         while self._applied:
-            owner, name, original, replacement = self._applied.pop()
-            if getattr(owner, name, None) is replacement:
-                setattr(owner, name, original)
+            owner, name, before, replacement = self._applied.pop()
+            if vars(owner).get(name) is not replacement:
+                continue
+            if before is _INHERITED:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)

@@ -1,5 +1,5 @@
 """
-Egress: to which hosts a routing key may be sent. Pure; no name is ever resolved.
+Egress: to which hosts a routing key may be sent. The decision is pure; no name is ever resolved.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Union
 
 from .config import settings
 from .errors import ConfigurationError
+from .observe import count, warn_once
 
-__all__ = ["Egress", "current_egress"]
+__all__ = ["Egress", "current_egress", "report_withheld"]
 
 Address = Union[IPv4Address, IPv6Address]  # noqa: UP007 - evaluated at run time
 Network = Union[IPv4Network, IPv6Network]  # noqa: UP007
@@ -31,6 +32,7 @@ _PRIVATE_SUFFIXES = (".svc", ".cluster.local", ".internal")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*")
 # https://url.spec.whatwg.org/#ends-in-a-number-checker: a host whose last label is a number is an IPv4 address, or nothing.
 _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)")
+_MAX_LENGTH = 300  # characters; a name has at most 253 (RFC 1035, section 2.3.4), beside brackets, a port and a last dot
 _MEMORY = 1024
 
 
@@ -60,7 +62,7 @@ class Egress:
                 continue
             wildcard = entry.startswith("*.")
             name = _normal(entry[2:] if wildcard else entry)
-            if name is None or _address(name) is not None or _NUMBER.fullmatch(name.rpartition(".")[2]):
+            if name is None or _addresses(name) is not None:
                 raise ConfigurationError(
                     f"trusted_hosts (TENANCY_TRUSTED_HOSTS) has {entry!r}; use a host name, '*.example.com', an address or a network such as "
                     "100.64.0.0/10, without scheme, port or path"
@@ -82,15 +84,17 @@ class Egress:
             host: A name or an address, as in the URL that is called, with a port or without; an IPv6 address with brackets or without. What
                 is not clearly a host (user information, a path, white space, an empty name) is not trusted.
         """
-        return bool(host) and len(host) <= 512 and self._remembered(host) if host else False
+        if not host or len(host) > _MAX_LENGTH:
+            return False
+        return self._remembered(host)
 
     def _decide(self, host: str) -> bool:
         name = _normal(_without_port(host))
         if name is None:
             return False
-        address = _address(name)
-        if address is not None:
-            return all(self._contains(meant) for meant in address)
+        meant = _addresses(name)
+        if meant is not None:
+            return bool(meant) and all(map(self._contains, meant))
         bare = name.rstrip(".")
         if bare == "localhost" or bare in self._names or bare.endswith(self._suffixes):
             return True
@@ -106,6 +110,24 @@ def current_egress() -> Egress:
     Return the egress rule of the current settings.
     """
     return _egress(settings().trusted_hosts)
+
+
+def report_withheld(adapter: str, host: str | None) -> None:
+    """
+    Count that a key was not sent, and warn about the host the first time.
+
+    Args:
+        adapter: Who withheld it, such as ``httpx``.
+        host: The host that is not trusted.
+    """
+    count("tenancy.egress.withheld", {"adapter": adapter})
+    warn_once(
+        f"egress:{host}",
+        "%s: the routing key was withheld from %r, which is not a trusted host. If it is one of yours, add it to trusted_hosts "
+        "(TENANCY_TRUSTED_HOSTS). Further ones are only counted (tenancy.egress.withheld).",
+        adapter,
+        (host or "")[:_MAX_LENGTH],
+    )
 
 
 @lru_cache(maxsize=32)
@@ -158,9 +180,10 @@ def _ipv6(host: str) -> str | None:
         return None
 
 
-def _address(name: str) -> tuple[Address, ...] | None:
+def _addresses(name: str) -> tuple[Address, ...] | None:
     """
-    The addresses that a normalised host may mean, None where it is a name; several where resolvers disagree.
+    The addresses that a normalised host may mean: several where resolvers disagree, none where it is a number that is no address; None
+    where it is a name.
     """
     if ":" in name:
         address = ip_address(name)
@@ -172,7 +195,7 @@ def _address(name: str) -> tuple[Address, ...] | None:
     readings = {_ipv4(labels, octal=True)}
     if any(len(label) > 1 and label[0] == "0" and label.isdigit() for label in labels):
         readings.add(_ipv4(labels, octal=False))  # libc reads a leading zero as octal, others do not
-    return tuple(address if address is not None else IPv4Address(0xFFFFFFFF) for address in readings)
+    return tuple(address for address in readings if address is not None) if None not in readings else ()
 
 
 def _ipv4(labels: list[str], *, octal: bool) -> IPv4Address | None:
@@ -184,10 +207,7 @@ def _ipv4(labels: list[str], *, octal: bool) -> IPv4Address | None:
     value = 0
     for index, label in enumerate(labels):
         try:
-            if label.startswith("0x"):
-                number = int(label, 16)
-            else:
-                number = int(label, 8 if octal and label[0] == "0" else 10)
+            number = int(label, 16 if label.startswith("0x") else 8 if octal and label[0] == "0" else 10)
         except ValueError:
             return None
         last = index == len(labels) - 1

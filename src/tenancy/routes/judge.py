@@ -65,8 +65,16 @@ class Judge:
         Raises:
             RoutesNotSyncedError: If the work has a key and the table was never read; work without one needs no table.
         """
-        table = self.routes.peek() if key is None else self.routes.table
-        verdict = decide(key, self.identity, table)
+        verdict = decide(key, self.identity, None if key is None else self.routes.table)
+        self.record(verdict)
+        return verdict
+
+    def record(self, verdict: Verdict) -> None:
+        """
+        Count a verdict that was reached, and put it on the current span.
+        """
+        key = verdict.key
+        table = None if key is None else self.routes.peek()
         known = key is not None and table is not None and table.knows(key)
         count(
             "tenancy.verdicts",
@@ -79,7 +87,6 @@ class Judge:
             },
         )
         annotate_span(key, verdict=verdict.action.value, reason=verdict.reason)
-        return verdict
 
     def _check(self, table: RouteTable) -> None:
         if table is not self._checked:

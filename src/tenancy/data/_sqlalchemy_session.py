@@ -1,0 +1,89 @@
+"""
+What the ORM needs beyond the statements: new objects show their owner's value, and a Session serves one owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine, event, inspect
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session
+from sqlalchemy.orm.exc import UnmappedColumnError
+
+from ..context import routing_key
+from ..errors import PartitionError
+from ._sqlalchemy_rules import Owner, Rules
+
+__all__ = ["OrmListeners"]
+
+
+class OrmListeners:
+    """
+    Listens to all mappers and sessions; acts on those that use one engine.
+
+    Args:
+        engine: That engine.
+        rules: Which tables are partitioned.
+        owner: Returns whose work this is.
+    """
+
+    def __init__(self, engine: Engine, rules: Rules, owner: Callable[[], Owner | None]) -> None:
+        self._engine = engine
+        self._rules = rules
+        self._owner = owner
+        # For each Session what it has loaded since it was last emptied, which makes a new identity map, and for whom.
+        self._served: WeakKeyDictionary[Session, tuple[Any, str | None, Owner | None]] = WeakKeyDictionary()
+        self._listeners: tuple[tuple[Any, str, Callable[..., None]], ...] = (
+            (Mapper, "before_insert", self._fill),
+            (Session, "after_begin", self._begun),
+            (Session, "do_orm_execute", self._executing),
+            (Session, "before_flush", self._flushing),
+        )
+
+    def listen(self) -> None:
+        for target, name, function in self._listeners:
+            event.listen(target, name, function)
+
+    def remove(self) -> None:
+        for target, name, function in self._listeners:
+            event.remove(target, name, function)
+
+    def _fill(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+        if connection.dialect is not self._engine.dialect:
+            return
+        columns = [column for table in mapper.tables if (column := self._rules.column_of(table)) is not None]
+        owner = self._owner() if columns else None
+        if owner is None or owner.value is None:
+            return
+        loaded = inspect(target).dict
+        for column in columns:
+            try:
+                name = mapper.get_property_by_column(column).key
+            except UnmappedColumnError:
+                continue
+            if loaded.get(name) is None:
+                setattr(target, name, owner.value)
+
+    def _begun(self, session: Session, _transaction: Any, connection: Connection) -> None:
+        if connection.dialect is self._engine.dialect and not self._check(session):
+            self._served[session] = (session.identity_map, routing_key(), self._owner())
+
+    def _executing(self, state: ORMExecuteState) -> None:
+        self._check(state.session)
+
+    def _flushing(self, session: Session, _context: Any, _instances: Any) -> None:
+        self._check(session)
+
+    def _check(self, session: Session) -> bool:
+        # True if the Session has served this owner before; what it holds in memory is given out without asking the database.
+        identities, key, owner = self._served.get(session, (None, None, None))
+        if identities is not session.identity_map:
+            return False
+        if routing_key() == key or self._owner() == owner:
+            return True
+        raise PartitionError(
+            f"this Session holds objects of {owner or 'the baseline'} and is now used for {self._owner() or 'the baseline'}: "
+            "use a Session for each routing key, or call Session.close() in between"
+        )

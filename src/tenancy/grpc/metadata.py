@@ -1,0 +1,95 @@
+"""
+gRPC metadata: what a call carries, and what a handler sees of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from opentelemetry.context import Context
+
+from ..baggage import MAX_BYTES, MAX_MEMBERS
+from ..config import settings
+from ..context import cleared, routing_key, with_key
+from ..key import RoutingKey
+from ..propagator import current_codec, inject
+from .target import Destination
+
+__all__ = ["Metadatum", "canonical", "outgoing", "rewritten"]
+
+
+class Metadatum(NamedTuple):
+    """
+    One entry of metadata, as grpc itself shows it to a handler.
+    """
+
+    key: str
+    value: str | bytes
+
+
+class Outgoing(NamedTuple):
+    """
+    What goes out with a call.
+
+    Args:
+        metadata: All entries.
+        context: The context in which everything between us and the wire must run, where the current one says something else: another
+            interceptor there may write the current baggage over ours.
+    """
+
+    metadata: list[Any]
+    context: Context | None
+
+
+def outgoing(metadata: Iterable[Any] | None, destination: Destination) -> Outgoing | None:
+    """
+    Return what goes out with a call that was given *metadata*, or None where that is just what was given.
+    """
+    current = routing_key()
+    if current is None and not metadata:
+        return None
+    entries = list(metadata or ())
+    key = current
+    if key is None:
+        reading = current_codec().read(entries)
+        if reading.key is None and reading.malformed is None:
+            return None
+        key = None if cleared() else reading.key
+    if key is not None and not destination.trusted:
+        destination.withhold()
+        key = None
+    # Values of -bin entries are bytes; ours is text whatever stands beside it.
+    return Outgoing(inject(entries, key=key, binary=False), None if key == current else with_key(key))
+
+
+def canonical(metadata: Iterable[Any], key: RoutingKey) -> bool:
+    """
+    Return whether metadata names *key* in the one form that every reader of baggage understands, and nowhere else.
+    """
+    using = settings()
+    member = using.member
+    found = ""
+    for name, value in metadata:
+        if name == "baggage":
+            if found or not isinstance(value, str):
+                return False
+            found = value
+        elif any(
+            field.name in value if field.kind == name else field.name.lower() == name
+            for field in using.read
+            if field.kind != "baggage"
+        ):
+            return False
+    if len(found) > MAX_BYTES or found.count(",") >= MAX_MEMBERS or found.count(member) != 1:
+        return False
+    if any(field.name in found for field in using.read if field.kind == "baggage" and field.name != member):
+        return False
+    return f"{member}={key}" in [entry.strip(" \t") for entry in found.split(",")]
+
+
+def rewritten(metadata: Iterable[Any], key: RoutingKey | None) -> tuple[Metadatum, ...]:
+    """
+    Return metadata that names *key* exactly once, or none.
+    """
+    return tuple(Metadatum(*entry) for entry in inject(list(metadata), key=key, binary=False))

@@ -1,0 +1,152 @@
+"""
+What both servers do with an inbound call, before its handler.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from opentelemetry.context import Context
+
+from .._optional import extra
+from ..config import Accept
+from ..context import with_key
+from ..errors import ConfigurationError, RoutesNotSyncedError
+from ..key import RoutingKey
+from ..observe import annotate_span
+from ..routes import LiveRoutes
+from ..routes.admission import Admission, Admitted
+from ..routes.judge import Judge, judge_if_known
+from .metadata import canonical, rewritten
+
+with extra("grpc", "grpc"):
+    import grpc
+
+__all__ = ["OnMalformed", "Received", "Reception", "with_behavior"]
+
+OnMalformed = Literal["reject", "ignore"]
+
+
+class Received(NamedTuple):
+    """
+    How the handler of a call is to run.
+
+    Args:
+        context: The OpenTelemetry context for it.
+        servicer: The servicer context for it.
+        refusal: Status and message with which the call is aborted instead, or None.
+    """
+
+    context: Context
+    servicer: Any
+    refusal: tuple[grpc.StatusCode, str] | None = None
+
+
+class Reception:
+    """
+    Decides about the routing keys of inbound calls.
+
+    Nothing waits here: the route table is read once when the server is built and followed from then on, so a call with a key that comes
+    before it could be read is turned away, and calls without one never stand in a queue behind it.
+    """
+
+    def __init__(self, accept: Accept | None, on_malformed: OnMalformed, routes: LiveRoutes | None) -> None:
+        if on_malformed not in ("reject", "ignore"):
+            raise ConfigurationError(f"on_malformed is {on_malformed!r}; use 'reject' or 'ignore'")
+        self._admission = Admission("grpc", accept=accept, routes=routes)
+        self._rejects = on_malformed == "reject"
+        self._judge: Judge | None = None
+        self._judge_sought = False
+        if self._admission.routes is not None:
+            self._admission.routes.peek()
+
+    def receive(self, servicer: Any) -> Received:
+        """
+        Decide about the call whose servicer context this is.
+        """
+        metadata = servicer.invocation_metadata()
+        try:
+            admitted = self._admission.admit(metadata)
+        except RoutesNotSyncedError as error:
+            why = (
+                f"This call has a routing key, and the route table that says whose it is could not be read yet; try again. {error}"
+            )
+            return Received(with_key(None), servicer, (grpc.StatusCode.UNAVAILABLE, why))
+        if admitted.outcome == "malformed" and self._rejects:
+            annotate_span(None, reason=admitted.reason)
+            why = (
+                f"{admitted.reason}: use 1 to 63 of the characters a-z, 0-9 and '-', beginning and ending with a letter or digit, "
+                "such as pr-42, or send none"
+            )
+            return Received(with_key(None), servicer, (grpc.StatusCode.INVALID_ARGUMENT, why))
+        key = admitted.key
+        if not admitted.clean or (key is not None and not canonical(metadata, key)):
+            servicer = _Servicer(servicer, rewritten(metadata, key))
+        self._tell(admitted)
+        return Received(with_key(key), servicer)
+
+    def _tell(self, admitted: Admitted) -> None:
+        """
+        Count the verdict and put it on the span.
+        """
+        if not self._judge_sought:
+            self._judge, self._judge_sought = judge_if_known("grpc", routes=self._admission.routes), True
+        if not self._judged(admitted.key):
+            annotate_span(admitted.key)
+        if admitted.outcome in ("refused", "malformed"):
+            annotate_span(None, reason=admitted.reason)
+
+    def _judged(self, key: RoutingKey | None) -> bool:
+        if self._judge is None:
+            return False
+        try:
+            self._judge.judge(key)
+        except RoutesNotSyncedError:  # the key was accepted without the table, so it may be missing
+            return False
+        return True
+
+
+class _Servicer:
+    """
+    A servicer context with other invocation metadata; in all else, and for `isinstance`, the one that it stands for.
+    """
+
+    __slots__ = ("_tenancy_metadata", "_tenancy_servicer")
+
+    def __init__(self, servicer: Any, metadata: tuple[Any, ...]) -> None:
+        object.__setattr__(self, "_tenancy_servicer", servicer)
+        object.__setattr__(self, "_tenancy_metadata", metadata)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self._tenancy_servicer)
+
+    def invocation_metadata(self) -> tuple[Any, ...]:
+        """
+        Return what came with the call, less what is not to travel on.
+        """
+        return self._tenancy_metadata  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_tenancy_servicer"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._tenancy_servicer, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._tenancy_servicer, name)
+
+
+def with_behavior(handler: Any, wrap: Any) -> Any:
+    """
+    Return a method handler like *handler*, whose behaviour is ``wrap(behaviour, response_streaming)``.
+    """
+    streams = bool(handler.request_streaming), bool(handler.response_streaming)
+    name, make = {
+        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+    }[streams]
+    behavior = wrap(getattr(handler, name), streams[1])
+    return make(behavior, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)

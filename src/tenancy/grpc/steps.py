@@ -1,0 +1,106 @@
+"""
+Iterators whose steps run in an OpenTelemetry context of their own, whichever thread or task takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
+from contextlib import aclosing
+from contextvars import Token
+from typing import Any
+
+from opentelemetry import context as otel
+from opentelemetry.context import Context
+
+__all__ = ["Requests", "Step", "arequests", "aresponses", "responses"]
+
+
+class Step:
+    """
+    One step of an iterator, as a context manager to be entered again and again: its own context goes in, whatever it left current (an open
+    span, say) is kept for the next step, and the consumer's context comes back.
+    """
+
+    __slots__ = ("_token", "context")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._token: Token[Context]
+
+    def __enter__(self) -> None:
+        self._token = otel.attach(self.context)
+
+    def __exit__(self, *error: object) -> None:
+        self.context = otel.get_current()
+        otel.detach(self._token)
+
+
+def responses(body: Iterable[Any], step: Step) -> Generator[Any, None, None]:
+    """
+    Yield what *body* yields, each step of it, and its end, as a *step*.
+    """
+    with step:
+        iterator = iter(body)
+    while True:
+        try:
+            with step:
+                response = next(iterator)
+        except StopIteration:
+            return
+        try:
+            yield response
+        except GeneratorExit:
+            if isinstance(iterator, Generator):
+                with step:
+                    iterator.close()
+            raise
+
+
+async def aresponses(body: AsyncIterable[Any], step: Step) -> AsyncGenerator[Any, None]:
+    """
+    Like `responses`, for an asynchronous iterable.
+    """
+    iterator = aiter(body)
+    while True:
+        try:
+            with step:
+                response = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        try:
+            yield response
+        except GeneratorExit:
+            if isinstance(iterator, AsyncGenerator):
+                with step:
+                    await iterator.aclose()
+            raise
+
+
+class Requests(Iterator[Any]):
+    """
+    The requests of a stream, produced in *context*: grpc takes them in a thread of its own, where nothing is current.
+    """
+
+    __slots__ = ("_requests", "_step")
+
+    def __init__(self, requests: Iterator[Any], context: Context) -> None:
+        self._requests = requests
+        self._step = Step(context)
+
+    def __next__(self) -> Any:
+        with self._step:
+            return next(self._requests)
+
+
+async def arequests(requests: AsyncIterable[Any] | Iterable[Any], context: Context) -> AsyncGenerator[Any, None]:
+    """
+    Like `Requests`, for what a call of ``grpc.aio`` takes.
+    """
+    step = Step(context)
+    if isinstance(requests, AsyncIterable):
+        async with aclosing(aresponses(requests, step)) as steps:
+            async for request in steps:
+                yield request
+    else:
+        for request in responses(requests, step):
+            yield request

@@ -1,0 +1,3 @@
+"""
+HTTP: middleware for servers, transports for clients; a module for each, imported by name.
+"""

@@ -1,0 +1,205 @@
+"""
+confluent-kafka: send the routing key, and handle only the messages that are this process's.
+
+Every sandbox reads the topic in a consumer group of its own (`group_id`), so each record reaches the baseline and every sandbox, and
+exactly one of them handles it. Nothing is acknowledged here: offsets are committed as they are without this library, skipped records with
+the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
+
+from opentelemetry.context import Context
+
+from .. import propagator
+from .._optional import extra
+from ..config import Accept
+from ..context import attached, with_key
+from ..key import RoutingKey
+from ..routes import LiveRoutes
+from ._gate import Gate, checked, disguised, find_message, gate_of, own_name, switched_off
+
+with extra("kafka", "confluent_kafka"):
+    from confluent_kafka import Message
+
+__all__ = ["Headers", "consumer", "group_id", "inject", "synced", "wait_synced"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Headers as confluent-kafka takes them.
+Headers: TypeAlias = "Mapping[str, str | bytes | None] | Sequence[tuple[str, str | bytes | None]]"
+
+_CURRENT: Any = propagator.CURRENT
+
+
+def inject(headers: Headers | None = None, *, key: RoutingKey | str | None = _CURRENT) -> list[tuple[str, str | bytes | None]]:
+    """
+    Return headers that carry the routing key exactly once, for ``producer.produce(topic, value, headers=inject())``.
+
+    Args:
+        headers: The headers so far, as a list of pairs, a dictionary, or ``message.headers()`` of a message that is passed on; they are
+            not changed. All others stay as they are, in their order.
+        key: What to write; None removes any key. Default: the current key, and where there is none the one that *headers* already has,
+            unless the work at hand was said to have none.
+
+    Returns:
+        A new list of pairs; what we write is bytes.
+
+    Raises:
+        InvalidRoutingKeyError: If *key* is given and is not a routing key.
+    """
+    given = list(headers.items()) if isinstance(headers, Mapping) else list(headers or ())
+    return propagator.inject(given, key=key, binary=True)
+
+
+def group_id(base: str, *, workload: str | None = None) -> str:
+    """
+    Return the consumer group of this process: *base* for the baseline, a group of its own for each sandbox.
+
+    Args:
+        base: The group of the baseline, such as ``orders``; sandbox ``pr-42`` then has ``orders.pr-42``.
+        workload: This process's workload, ``namespace/name``; default the setting.
+
+    Raises:
+        IdentityError: If it is not said who this process is; it never joins the baseline's group by accident.
+    """
+    return own_name(base, "kafka-group", workload)
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R | None]]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R | None]: ...
+
+
+@overload
+def consumer(workload: str | None = None, *, accept: Accept | None = None, routes: LiveRoutes | None = None) -> _Decorator: ...
+@overload
+def consumer(workload: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R | None]]: ...
+@overload
+def consumer(workload: Callable[P, R], /) -> Callable[P, R | None]: ...
+def consumer(workload: Any = None, *, accept: Accept | None = None, routes: LiveRoutes | None = None) -> Any:
+    """
+    Decorate a function that handles one ``confluent_kafka.Message``, so that it is called only for this process's messages, with each
+    message's routing key current; for any other message it returns None.
+
+    It is called with what ``poll()`` or ``consume()`` returned, between two polls:
+
+    - Nobody acknowledges here. The loop around it commits as before, and a skipped message with the others.
+    - None, which ``poll()`` returns when there is nothing, is not handled.
+    - A message with an ``error()`` concerns the consumer and has no owner: it is always handled, without a key.
+    - A malformed key counts as none; so does one that is not accepted.
+    - An exception of the function is passed on as it is. So is the error where the route table cannot be had, which happens before the
+      first message with a key is decided on; call `wait_synced` at start to have it there.
+
+    It takes functions and coroutine functions, methods, partials and callable objects; the message is the first argument that is one.
+    Where tenancy is switched off the function itself is returned.
+
+    Args:
+        workload: This process's workload, ``namespace/name``; default the setting.
+        accept: Which keys are accepted; the baseline and all forks must agree, or a message has two owners or none. Default the
+            setting, else the keys that the route table knows.
+        routes: The live route table; default the one of the settings.
+
+    Raises:
+        IdentityError: If it is not said who this process is.
+        ConfigurationError: If there is no route source, or *workload* is no handler where the decorator is used without parentheses.
+    """
+    if workload is not None and not isinstance(workload, str):
+        return _decorated(workload, None, None, None)
+    return functools.partial(_decorated, workload=workload, accept=accept, routes=routes)
+
+
+def wait_synced(handler: Callable[..., Any]) -> None:
+    """
+    Wait for the route table of a decorated handler, and make sure that it knows this workload. Call it at start, so that a mistake is
+    found there; otherwise it happens before the first message with a key.
+
+    Args:
+        handler: What `consumer` returned; where tenancy is switched off there is nothing to wait for.
+
+    Raises:
+        RoutesNotSyncedError: If the deadline of the settings passed.
+        IdentityError: If the table does not know this workload.
+        ConfigurationError: If *handler* was not decorated.
+    """
+    gate = gate_of(handler)
+    if gate is not None:
+        gate.wait_synced()
+
+
+async def synced(handler: Callable[..., Any]) -> None:
+    """
+    Like `wait_synced`, without blocking the event loop.
+    """
+    gate = gate_of(handler)
+    if gate is not None:
+        await gate.synced()
+
+
+def _decorated(function: Any, workload: str | None, accept: Accept | None, routes: LiveRoutes | None) -> Any:
+    call = checked(function)
+    if switched_off():
+        return function
+    gate = Gate("confluent_kafka", workload=workload, accept=accept, routes=routes)
+    return disguised((_coroutine if inspect.iscoroutinefunction(call) else _function)(function, gate), function, gate)
+
+
+def _function(function: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
+    def handle(*args: Any, **kwargs: Any) -> Any:
+        message = _message(args, kwargs)
+        if _waits(message, gate):
+            gate.wait_synced()
+        context = _context(message, gate)
+        if context is None:
+            return None
+        with attached(context):
+            result = function(*args, **kwargs)
+        return _awaited(result, context) if inspect.isawaitable(result) else result
+
+    return handle
+
+
+def _coroutine(function: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
+    async def handle(*args: Any, **kwargs: Any) -> Any:
+        message = _message(args, kwargs)
+        if _waits(message, gate):
+            await gate.synced()
+        context = _context(message, gate)
+        if context is None:
+            return None
+        with attached(context):
+            return await function(*args, **kwargs)
+
+    return handle
+
+
+async def _awaited(result: Awaitable[Any], context: Context) -> Any:
+    with attached(context):
+        return await result
+
+
+def _message(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return find_message(args, kwargs, cast(type, Message), ("headers", "error"))
+
+
+def _waits(message: Any, gate: Gate) -> bool:
+    return message is not None and message.error() is None and gate.waits(message.headers())
+
+
+def _context(message: Any, gate: Gate) -> Context | None:
+    """
+    The context in which a message is handled, or None where it is not.
+    """
+    if message is None:
+        return None
+    if message.error() is not None:
+        return with_key(None)
+    decision = gate.decide(message.headers())
+    return decision.context if decision.owned else None
