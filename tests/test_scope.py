@@ -103,6 +103,8 @@ def test_what_is_no_source_is_refused() -> None:
         scope("PR 42")
     with pytest.raises(tenancy.ConfigurationError, match="no headers"):
         scope(42)
+    with pytest.raises(tenancy.ConfigurationError, match="one by one"):
+        scope([Record([("baggage", b"sd-routing-key=pr-42")])])
 
 
 def test_exceptions_pass_and_restore() -> None:

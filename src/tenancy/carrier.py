@@ -96,7 +96,15 @@ def headers_of(message: Any) -> Any:
     Raises:
         ConfigurationError: If no headers can be found on it.
     """
-    if message is None or isinstance(message, (Mapping, list, tuple)):
+    if message is None or isinstance(message, Mapping):
+        return message
+    if isinstance(message, (list, tuple)):
+        for entry in message:
+            if not isinstance(entry, (list, tuple)) or len(entry) != 2:
+                raise ConfigurationError(
+                    f"a {type(message).__name__} that holds a {type(entry).__name__} is no list of headers; pass pairs of name and value, "
+                    "and take the messages of a batch one by one"
+                )
         return message
     for owner in (message, getattr(message, "properties", None)):
         headers = getattr(owner, "headers", message)

@@ -68,7 +68,7 @@ def auto_instrument() -> None:
     """
     try:
         instrument()
-    except Exception:  # noqa: BLE001 - the host application goes first
+    except Exception:  # the host application goes first
         logging.getLogger("tenancy").warning("request-tenancy could not be switched on", exc_info=True)
 
 

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from .errors import ConfigurationError
 from .key import RoutingKey
 
-__all__ = ["PartitionKind", "find_partition_key", "partition_name"]
+__all__ = ["PartitionKind", "find_partition_key", "is_workload", "partition_name"]
 
 PartitionKind = Literal[
     "postgresql-schema",
@@ -54,7 +54,7 @@ class _Shape:
 
 # PostgreSQL: identifiers are cut at NAMEDATALEN - 1 = 63 bytes, unquoted ones fold to lower case, schemas may not begin with pg_.
 # MySQL: identifiers have at most 64 characters. Both are kept to characters that need no quotes.
-_SQL = re.compile(r"(?!pg_)[a-z](?:_?[a-z0-9])*")
+_SQL = re.compile(r"(?!pg(?:_|$))[a-z](?:_?[a-z0-9])*")
 _SUFFIXES: dict[str, _Shape] = {
     "postgresql-schema": _Shape(63, "__", "__", _SQL, "_", hyphen="_", unique_separator=True),
     "mysql-database": _Shape(64, "__", "__", _SQL, "_", hyphen="_", unique_separator=True),
@@ -62,7 +62,7 @@ _SUFFIXES: dict[str, _Shape] = {
     "kafka-topic": _Shape(249, ".", "_", re.compile(r"[a-zA-Z0-9._-]+"), "-"),
     "kafka-group": _Shape(249, ".", "_", re.compile(r"[a-zA-Z0-9._:/-]+"), "-"),
     # AMQP 0-9-1: a queue name is a short string of at most 255 bytes, and amq.* belongs to the broker.
-    "amqp-queue": _Shape(255, ".", "_", re.compile(r"(?!amq\.)[a-zA-Z0-9._:/-]+"), "-"),
+    "amqp-queue": _Shape(255, ".", "_", re.compile(r"(?!amq(?:\.|$))[a-zA-Z0-9._:/-]+"), "-"),
     # Kubernetes: a Service name is an RFC 1035 label.
     "kubernetes-name": _Shape(63, "--", "--", re.compile(r"[a-z](?:-?[a-z0-9])*"), "-", unique_separator=True),
 }
@@ -121,6 +121,17 @@ def find_partition_key(name: str, keys: Iterable[RoutingKey | str], base: str, *
         if partition_name(key, base, kind=kind) == name:
             return RoutingKey(key)
     return None
+
+
+# Both halves are Kubernetes names: DNS labels, RFC 1123 section 2.1.
+_WORKLOAD = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def is_workload(name: object) -> bool:
+    """
+    Return whether *name* names a workload: ``namespace/name``, each a DNS label in lower case.
+    """
+    return isinstance(name, str) and _WORKLOAD.fullmatch(name) is not None
 
 
 def _hash(key: str, base: str, kind: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -161,6 +162,20 @@ def test_a_forked_process_follows_as_well(live: tuple[Path, LiveRoutes]) -> None
     _, status = os.waitpid(child, 0)
     os.close(reader)
     os.close(writer)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_fork_while_the_source_is_being_read_does_not_hang(live: tuple[Path, LiveRoutes]) -> None:
+    """A worker forked in the middle of a read in another thread can still read for itself."""
+    path, routes = live
+    path.write_text(document("pr-1"))
+    routes.wait_synced(1)
+    with routes._lock:  # what a reading thread holds
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            os._exit(0 if routes.wait_synced(5).keys() == {"pr-1"} else 1)
+    _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
 
 

@@ -12,15 +12,13 @@ from typing import Literal, get_args
 
 from ..errors import ConfigurationError, InvalidRoutingKeyError
 from ..key import RoutingKey
+from ..naming import is_workload
 
 __all__ = ["Baseline", "Endpoint", "Fork", "Protocol", "check_seconds", "check_workload"]
 
 #: What a workload speaks. gRPC is HTTP/2; it has a name of its own because Kubernetes targets have a route kind of its own for it.
 Protocol = Literal["http1", "http2", "grpc"]
 
-# Both halves are Kubernetes names: DNS labels, RFC 1123 section 2.1.
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_WORKLOAD = re.compile(rf"{_LABEL}/{_LABEL}")
 # As RFC 1123 has it, and with the underscore that container runtimes allow in service names.
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _MAX_HOST = 253  # characters; RFC 1035, section 2.3.4
@@ -150,7 +148,7 @@ def check_workload(name: object) -> None:
     """
     Raise a `ConfigurationError` where *name* is not ``namespace/name``.
     """
-    if not isinstance(name, str) or _WORKLOAD.fullmatch(name) is None:
+    if not is_workload(name):
         raise ConfigurationError(f"{name!r} is not a workload; write namespace/name in lower case, such as 'shop/pricing'")
 
 

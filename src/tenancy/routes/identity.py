@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..config import Settings, settings
 from ..errors import IdentityError
+from ..naming import is_workload
 from .table import RouteTable
 
 __all__ = ["Identity", "check_known", "resolve_identity"]
@@ -53,8 +54,8 @@ def resolve_identity(workload: str | None = None, *, using: Settings | None = No
         raise IdentityError(
             "this process's workload is not known; set TENANCY_WORKLOAD=namespace/name, or pass workload='namespace/name'"
         )
-    if workload.count("/") != 1 or not all(workload.split("/")):
-        raise IdentityError(f"workload is {workload!r}; write namespace/name, such as shop/orders")
+    if not is_workload(workload):
+        raise IdentityError(f"workload (TENANCY_WORKLOAD) is {workload!r}; write namespace/name in lower case, such as shop/orders")
     if using.sandbox is not None and using.role == "baseline":
         raise IdentityError(
             f"TENANCY_ROLE is 'baseline', but TENANCY_SANDBOX is {using.sandbox!r}; a process is one or the other, so remove one of them"

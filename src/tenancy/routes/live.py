@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from ..config import Settings, settings
 from ..errors import ConfigurationError, RoutesNotSyncedError, RouteSourceError
@@ -44,6 +45,9 @@ class RouteSource(Protocol):
 _SCHEMES = {"env": "tenancy.routes.sources.env:open_source", "file": "tenancy.routes.sources.file:open_source"}
 
 
+_alive: WeakSet[LiveRoutes] = WeakSet()
+
+
 class LiveRoutes:
     """
     A route table that follows its source.
@@ -63,10 +67,9 @@ class LiveRoutes:
         self._table: RouteTable | None = None
         self._mark: object = None
         self._error: RouteSourceError | None = None
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._process: int | None = None
         self._closed = False
+        self._reset()
+        _alive.add(self)
 
     @property
     def table(self) -> RouteTable:
@@ -118,8 +121,9 @@ class LiveRoutes:
         """
         Like `wait_synced`, without blocking the event loop.
         """
-        table = self.peek()
-        return table if table is not None else await asyncio.to_thread(self.wait_synced, deadline)
+        if self._table is not None and self._process == os.getpid():
+            return self._table
+        return await asyncio.to_thread(self.wait_synced, deadline)
 
     def refresh(self) -> None:
         """
@@ -143,6 +147,12 @@ class LiveRoutes:
         """
         self._closed = True
         self._wake.set()
+
+    def _reset(self) -> None:
+        # Also right after a fork: the thread is gone then, and a lock that it held would stay locked for ever.
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._process: int | None = None
 
     def _failed(self, error: RouteSourceError) -> None:
         self._error = error
@@ -169,6 +179,17 @@ class LiveRoutes:
 
 _opened: dict[str, LiveRoutes] = {}
 _opening = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _opening
+    _opening = threading.Lock()
+    for routes in list(_alive):
+        routes._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def open_routes(url: str) -> LiveRoutes:

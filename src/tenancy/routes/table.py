@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidRoutingKeyError, RouteSourceError
 from ..key import RoutingKey
+from ..naming import is_workload
 
 __all__ = ["Route", "RouteTable", "parse_table"]
 
@@ -147,9 +148,8 @@ def _list(document: Mapping[str, Any], name: str, origin: str) -> list[Any]:
 
 
 def _workload(value: Any, place: str) -> str:
-    namespace, slash, name = value.partition("/") if isinstance(value, str) else ("", "", "")
-    if not (namespace and slash and name) or "/" in name or any(character.isspace() for character in value):
-        raise RouteSourceError(f"{place} is {_shown(value)}; write namespace/name, such as shop/orders")
+    if not is_workload(value):
+        raise RouteSourceError(f"{place} is {_shown(value)}; write namespace/name in lower case, such as shop/orders")
     return str(value)
 
 
