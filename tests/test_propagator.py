@@ -172,6 +172,20 @@ def test_inject_refuses_a_bad_key() -> None:
         inject({}, key="PR 42")
 
 
+def test_the_standard_propagator_never_drops_the_key() -> None:
+    """The key goes before whatever baggage there is, so that OpenTelemetry's own limits cost others' members."""
+    context = Context()
+    for number in range(200):
+        context = baggage.set_baggage(f"k{number}", "v", context)
+    with attached(context), scope("pr-42"):
+        carrier: dict[str, str] = {}
+        W3C.inject(carrier)
+        assert carrier["baggage"].startswith("sd-routing-key=pr-42,k0=v,k1=v,")
+        assert list(baggage.get_all())[1:] == [f"k{number}" for number in range(200)]
+        with scope("pr-43"):
+            assert list(baggage.get_all())[0] == "sd-routing-key"
+
+
 def test_extract_ignores_what_is_ambient() -> None:
     """Reading is a function of the headers alone."""
     with scope("pr-99"):

@@ -56,7 +56,15 @@ def with_key(key: RoutingKey | None, context: Context | None = None) -> Context:
         if replaced and baggage.get_baggage(field.name, context) is not None:
             context = baggage.remove_baggage(field.name, context)
     if key is not None:
-        context = baggage.set_baggage(current.member, key, context)
+        others = baggage.get_all(context)
+        if not others or next(iter(others)) == current.member:
+            context = baggage.set_baggage(current.member, key, context)
+        else:
+            # First, because OpenTelemetry writes members in this order and drops the last ones where the header is over its limits.
+            context = baggage.set_baggage(current.member, key, baggage.clear(context))
+            for name, value in others.items():
+                if name != current.member:
+                    context = baggage.set_baggage(name, value, context)
     return context if context is not None else otel.get_current()
 
 

@@ -102,8 +102,7 @@ def inject(headers: Any = None, *, key: RoutingKey | str | _Current | None = CUR
     if isinstance(key, _Current):
         chosen = routing_key()
         if chosen is None and not cleared():
-            reading = using.read(headers)
-            chosen = reading.key
+            chosen = extract(headers, adapter="inject")
     else:
         chosen = None if key is None else RoutingKey(key)
     written = using.write(headers, chosen, binary=binary)

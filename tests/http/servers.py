@@ -49,7 +49,14 @@ def serving(app: Any, *, lifespan: str = "auto") -> Iterator[str]:
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="critical", lifespan=lifespan, ws="websockets-sansio", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:  # uvicorn's way of saying that the start failed
+            pass
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     end = time.monotonic() + 20
     while not server.started:

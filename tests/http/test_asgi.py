@@ -29,7 +29,7 @@ from tenancy.http.httpx import AsyncTenancyTransport
 from tenancy.propagator import current_codec
 from tenancy.routes import LiveRoutes, RouteTable
 from tenancy.routes.table import Route
-from tests.http.servers import recorder, respond, through
+from tests.http.servers import plain_client, recorder, respond, serving, through
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -500,6 +500,18 @@ async def test_a_start_without_a_table_fails() -> None:
     assert sent[0]["type"] == "lifespan.startup.failed"
     assert "No such file" in sent[0]["message"]
     assert "TENANCY_ROUTES" in sent[0]["message"]
+
+
+async def test_under_a_real_server() -> None:
+    """Its start fails where the table cannot be read; without lifespan it starts, and requests with a key are answered with 503."""
+    tenancy.configure(routes_deadline=0.05)
+    app = TenancyMiddleware(Inner(), routes=routes(broken=True))
+    with pytest.raises(RuntimeError, match="did not start"), serving(app, lifespan="on"):
+        pass
+    with serving(app, lifespan="off") as url:
+        async with plain_client() as client:
+            assert (await client.get(url)).status_code == 200
+            assert (await client.get(url, headers={"baggage": "sd-routing-key=pr-42"})).status_code == 503
 
 
 async def test_a_workload_that_the_table_does_not_know_is_told(caplog: pytest.LogCaptureFixture) -> None:

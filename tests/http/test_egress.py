@@ -12,7 +12,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import tenancy
 from tenancy.http import egress as module
-from tenancy.http.egress import Egress, current_egress, outbound
+from tenancy.egress import Egress, current_egress
+from tenancy.http.outbound import outbound
 from tenancy.observe import _counters
 
 DEFAULT = Egress()

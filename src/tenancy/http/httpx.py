@@ -15,7 +15,7 @@ from ..config import settings
 from ..context import attached, with_key
 from ..key import RoutingKey
 from ..scope import scope
-from .egress import outbound
+from .outbound import outbound
 
 with extra("httpx", "httpx"):
     import httpx

@@ -16,7 +16,7 @@ from ..config import settings
 from ..context import attached, with_key
 from ..key import RoutingKey
 from ..scope import scope
-from .egress import outbound
+from .outbound import outbound
 
 with extra("requests", "requests"):
     from requests import PreparedRequest, Response

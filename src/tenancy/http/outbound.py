@@ -7,12 +7,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..context import routing_key
-from ..egress import Egress, current_egress, report_withheld
+from ..egress import current_egress, report_withheld
 from ..key import RoutingKey
 from ..observe import report_malformed
 from ..propagator import current_codec, inject
 
-__all__ = ["Egress", "Outbound", "current_egress", "outbound"]
+__all__ = ["Outbound", "outbound"]
 
 
 class Outbound(NamedTuple):
