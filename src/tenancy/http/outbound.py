@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..context import routing_key
+from ..context import cleared, routing_key
 from ..egress import current_egress, report_withheld
 from ..key import RoutingKey
 from ..observe import report_malformed
@@ -52,7 +52,7 @@ def outbound(headers: Any, host: str | None, *, adapter: str) -> Outbound:
     else:
         named = key
     if current_egress().allows(host):
-        return Outbound(inject(headers))
+        return Outbound(inject(headers, key=None if key is None and cleared() else named))
     if named is not None:
         report_withheld(adapter, host)
     return Outbound(inject(headers, key=None), key)
