@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 
-from .config import settings
+from .config import switched_on
 from .errors import ConfigurationError
 
 __all__ = ["auto_instrument", "instrument", "uninstrument"]
@@ -20,6 +20,7 @@ _ADAPTERS: Mapping[str, str] = {
     "requests": "tenancy.http.requests",
     "httpx": "tenancy.http.httpx",
     "grpc": "tenancy.grpc",
+    "concurrent.futures": "tenancy.executors",
 }
 
 _active: dict[str, str] = {}
@@ -32,16 +33,18 @@ def instrument(*libraries: str) -> tuple[str, ...]:
     Message consumers are not patched: which message is whose is decided where the consumer is decorated.
 
     Args:
-        libraries: Any of ``fastapi``, ``requests``, ``httpx``, ``grpc``; default all that are installed.
+        libraries: Any of ``fastapi``, ``requests``, ``httpx``, ``grpc``, ``concurrent.futures``; default all that are
+            installed.
 
     Returns:
         The libraries that are instrumented now; none where tenancy is switched off.
 
     Raises:
         ConfigurationError: If a name is unknown.
+        IdentityError: If tenancy is switched off in a sandbox.
         MissingDependencyError: If a library that is named is not installed.
     """
-    if not settings().enabled:
+    if not switched_on():
         return ()
     for library in libraries:
         if library not in _ADAPTERS:
@@ -74,6 +77,7 @@ def auto_instrument() -> None:
 
 def _installed(library: str) -> bool:
     try:
-        return find_spec(library) is not None
+        found = find_spec(library)
+        return found is not None and found.origin is not None  # a folder that happens to have the name has no origin
     except (ImportError, ValueError):
         return False

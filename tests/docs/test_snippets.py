@@ -5,31 +5,41 @@ Every python snippet of the documentation runs: the snippets of a page one after
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("integrations/**/*.md"), *ROOT.glob("examples/**/*.md")])
 
 
+# A process for each page: a page may switch things on that stay on.
+RUN = """
+import sys
+from pathlib import Path
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(Path(sys.argv[1])).examples():
+    example.evaluate()
+"""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path) -> None:
     """As the baseline of a workload that the route table knows, which is what the pages assume."""
     routes = tmp_path / "routes.json"
     routes.write_text(
         json.dumps({"workloads": ["shop/orders"], "routes": [{"workload": "shop/orders", "key": "pr-42", "sandbox": "pr-42"}]})
     )
-    monkeypatch.setenv("TENANCY_WORKLOAD", "shop/orders")
-    monkeypatch.setenv("TENANCY_ROLE", "baseline")
-    monkeypatch.setenv("TENANCY_ROUTES", routes.as_uri())
-    monkeypatch.chdir(tmp_path)
-    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
-    for example in document.examples():
-        example.evaluate()
+    environment = {**os.environ, "TENANCY_WORKLOAD": "shop/orders", "TENANCY_ROLE": "baseline", "TENANCY_ROUTES": routes.as_uri()}
+    command = [sys.executable, "-c", RUN, str(page)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_pages_are_found() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
@@ -145,11 +146,13 @@ class Gate:
     def _opened(self) -> None:
         self._open = True
         warn_once(
-            "messaging:hand-over",
-            "%s: messages are told apart by the live route table (%s), which has no cuts, so hand-over is not exact: while a route is "
-            "added or removed, a message with its key may be handled twice or not at all.",
+            f"messaging:hand-over:{self._judge.adapter}",
+            "%s: %s consumes as told by %s. Such a table does not say from which message on a route holds: while one is added or "
+            "removed, a message with its key may be handled twice or not at all. See 'Hand-over' in docs/guarantees.md.",
             self._judge.adapter,
+            self._judge.identity,
             self._judge.routes.source.name,
+            level=logging.INFO,
         )
 
 

@@ -5,6 +5,7 @@ The key in log records, and the library's own warnings.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from ..context import routing_key
 from ._counters import count
@@ -15,6 +16,7 @@ logger = logging.getLogger("tenancy")
 
 _MAX_WARNED = 1000
 _warned: set[str] = set()
+_kinds: Counter[str] = Counter()
 
 
 class RoutingKeyFilter(logging.Filter):
@@ -34,18 +36,22 @@ class RoutingKeyFilter(logging.Filter):
         return True
 
 
-def warn_once(subject: str, message: str, *arguments: object) -> None:
+def warn_once(subject: str, message: str, *arguments: object, level: int = logging.WARNING) -> None:
     """
     Log a warning, the first time only for each subject.
 
     Args:
-        subject: What the warning is about; at most 1000 different ones are remembered, further ones are not logged.
+        subject: What the warning is about, ``kind:which``; of each kind at most 1000 different ones are remembered, further ones are not
+            logged.
         message: A `logging` format.
         arguments: The values for it.
+        level: The level of `logging`.
     """
-    if subject not in _warned and len(_warned) < _MAX_WARNED:
+    kind = subject.partition(":")[0]
+    if subject not in _warned and _kinds[kind] < _MAX_WARNED:
         _warned.add(subject)
-        logger.warning(message, *arguments)
+        _kinds[kind] += 1
+        logger.log(level, message, *arguments)
 
 
 def report_malformed(adapter: str, value: str, outcome: str) -> None:
