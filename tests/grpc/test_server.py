@@ -211,15 +211,19 @@ class Unreadable:
 class TestWithoutATable:
     """Calls that come before the route table was read."""
 
-    def test_keyed_calls_are_unavailable_and_others_are_served(self) -> None:
-        """A call with a key is turned away at once with a reason, one without is served; when the table comes, both are."""
+    def test_keyed_calls_are_unavailable_and_others_are_served(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A call with a key is turned away at once, with the details in our log; one without is served; when the table comes, both are."""
+        monkeypatch.setattr("tenancy.observe._logging._warned", set())
         source = Unreadable()
         routes = LiveRoutes(source)
         interceptor = ServerInterceptor(routes=routes)
         code, details = rejected([KEY], interceptor)
         assert code is grpc.StatusCode.UNAVAILABLE
         assert "try again" in details
-        assert "it is down" in details
+        assert "it is down" not in details
+        assert "it is down" in caplog.text
         assert handle(key_of, interceptor) == [b"none"]
         source.up = True
         routes.refresh()
@@ -234,6 +238,12 @@ class TestWithoutATable:
             waiting = [function.future(b"", metadata=(KEY,)) for _ in range(20)]
             assert function(b"", timeout=5) == b"none"
             assert {future.code() for future in waiting} == {grpc.StatusCode.UNAVAILABLE}
+
+    def test_a_source_that_is_not_there_does_not_stop_the_server(self, tmp_path: Path) -> None:
+        """A server starts and serves where the file of its route table is missing."""
+        tenancy.configure(routes=f"file://{tmp_path}/missing.json")
+        assert handle(key_of, ServerInterceptor()) == [b"none"]
+        assert rejected([KEY], ServerInterceptor())[0] is grpc.StatusCode.UNAVAILABLE
 
     def test_a_key_that_needs_no_table_is_served(self) -> None:
         """Where every key is accepted the table is only asked for the verdict, and its absence fails nothing."""
@@ -334,7 +344,7 @@ class TestScope:
         def behavior(request: Any, context: Any) -> bytes:
             return ",".join(f"{name}={value}" for name, value in baggage.get_all().items()).encode()
 
-        assert handle(behavior, Outer(), ServerInterceptor(), metadata=[KEY]) == [b"a=1,sd-routing-key=pr-42"]
+        assert handle(behavior, Outer(), ServerInterceptor(), metadata=[KEY]) == [b"sd-routing-key=pr-42,a=1"]
         assert handle(behavior, Outer(), ServerInterceptor()) == [b"a=1"]
 
 

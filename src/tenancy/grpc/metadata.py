@@ -13,6 +13,7 @@ from ..baggage import MAX_BYTES, MAX_MEMBERS
 from ..config import settings
 from ..context import cleared, routing_key, with_key
 from ..key import RoutingKey
+from ..observe import report_malformed
 from ..propagator import current_codec, inject
 from .target import Destination
 
@@ -53,7 +54,9 @@ def outgoing(metadata: Iterable[Any] | None, destination: Destination) -> Outgoi
     key = current
     if key is None:
         reading = current_codec().read(entries)
-        if reading.key is None and reading.malformed is None:
+        if reading.malformed is not None:
+            report_malformed("grpc", reading.malformed, "it is not sent")
+        elif reading.key is None:
             return None
         key = None if cleared() else reading.key
     if key is not None and not destination.trusted:

@@ -13,7 +13,7 @@ from ..config import Accept
 from ..context import with_key
 from ..errors import ConfigurationError, RoutesNotSyncedError
 from ..key import RoutingKey
-from ..observe import annotate_span
+from ..observe import annotate_span, warn_once
 from ..routes import LiveRoutes
 from ..routes.admission import Admission, Admitted
 from ..routes.judge import Judge, judge_if_known
@@ -25,6 +25,11 @@ with extra("grpc", "grpc"):
 __all__ = ["OnMalformed", "Received", "Reception", "with_behavior"]
 
 OnMalformed = Literal["reject", "ignore"]
+
+_NOT_SYNCED = (
+    "This service could not read its route table, so it does not know whose work a call with a routing key is, and serves only calls without "
+    "one. Its log has the reason; try again later."
+)
 
 
 class Received(NamedTuple):
@@ -68,10 +73,8 @@ class Reception:
         try:
             admitted = self._admission.admit(metadata)
         except RoutesNotSyncedError as error:
-            why = (
-                f"This call has a routing key, and the route table that says whose it is could not be read yet; try again. {error}"
-            )
-            return Received(with_key(None), servicer, (grpc.StatusCode.UNAVAILABLE, why))
+            warn_once(f"grpc:{error}", "grpc: a call with a routing key was answered with UNAVAILABLE: %s", error)
+            return Received(with_key(None), servicer, (grpc.StatusCode.UNAVAILABLE, _NOT_SYNCED))
         if admitted.outcome == "malformed" and self._rejects:
             annotate_span(None, reason=admitted.reason)
             why = (
@@ -119,7 +122,7 @@ class _Servicer:
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        return type(self._tenancy_servicer)
+        return self._tenancy_servicer.__class__
 
     def invocation_metadata(self) -> tuple[Any, ...]:
         """
