@@ -13,8 +13,13 @@ from sqlalchemy.orm import Session
 
 from tests.data.shop import OWNERS, Base, seed
 
-SYNC = ("sqlite", "postgresql+psycopg")
-ASYNC = ("sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg_async")
+SYNC: Any = ("sqlite", pytest.param("postgresql+psycopg", marks=pytest.mark.service))
+ASYNC: Any = (
+    "sqlite+aiosqlite",
+    pytest.param("postgresql+asyncpg", marks=pytest.mark.service),
+    pytest.param("postgresql+psycopg_async", marks=pytest.mark.service),
+)
+_SYNC_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 
 @dataclass
@@ -76,7 +81,7 @@ def make_database(driver: str, request: pytest.FixtureRequest, path: str, **opti
     """
     Return a new database, to be closed by the caller.
     """
-    asynchronous = driver in ASYNC
+    asynchronous = driver not in _SYNC_DRIVERS.values()
     if driver.startswith("sqlite"):
         url, plain = f"{driver}:///{path}", create_engine(f"sqlite:///{path}")
         event.listen(plain, "connect", _fast)
@@ -137,17 +142,19 @@ def reference(request: pytest.FixtureRequest, database: Database, tmp_path_facto
     """
     A second database of the same kind, which is never restricted.
     """
-    made = make_database(SYNC[database.name == "postgresql"], request, str(tmp_path_factory.mktemp("reference") / "shop.db"))
+    made = make_database(_SYNC_DRIVERS[database.name], request, str(tmp_path_factory.mktemp("reference") / "shop.db"))
     yield made
     drop_database(made)
 
 
 @pytest.fixture(scope="module")
-def async_reference(request: pytest.FixtureRequest, async_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def async_reference(
+    request: pytest.FixtureRequest, async_database: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
     """
     A second database of the same kind, which is never restricted.
     """
-    made = make_database(SYNC[async_database.name == "postgresql"], request, str(tmp_path_factory.mktemp("reference") / "shop.db"))
+    made = make_database(_SYNC_DRIVERS[async_database.name], request, str(tmp_path_factory.mktemp("reference") / "shop.db"))
     yield made
     drop_database(made)
 

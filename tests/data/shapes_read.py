@@ -520,7 +520,11 @@ def array_of_subquery():
 
 @core
 def many_to_many():
-    return select(o.id, tags.c.label).join_from(orders, order_tags, order_tags.c.order_id == o.id).join(tags, tags.c.id == order_tags.c.tag_id)
+    return (
+        select(o.id, tags.c.label)
+        .join_from(orders, order_tags, order_tags.c.order_id == o.id)
+        .join(tags, tags.c.id == order_tags.c.tag_id)
+    )
 
 
 @shape
@@ -823,7 +827,9 @@ def orm_selectin_polymorphic(session):
 
 @shape(only="postgresql")
 def orm_for_update(session):
-    return session.get(User, 1, with_for_update=True), session.scalars(select(User).order_by(User.id).with_for_update(of=User)).all()
+    return session.get(User, 1, with_for_update=True), session.scalars(
+        select(User).order_by(User.id).with_for_update(of=User)
+    ).all()
 
 
 @shape
@@ -837,5 +843,3 @@ def orm_after_savepoint(session):
     with session.begin_nested():
         session.scalars(select(User)).all()
     return session.scalars(select(Order.id)).all()
-
-

@@ -141,12 +141,16 @@ def insert_from_select():
 
 @core
 def insert_from_select_other_order():
-    return insert(users).from_select(["name", "email", "id"], select(u.name, u.email.concat("x"), u.id + 100).order_by(u.id).limit(2))
+    return insert(users).from_select(
+        ["name", "email", "id"], select(u.name, u.email.concat("x"), u.id + 100).order_by(u.id).limit(2)
+    )
 
 
 @core
 def insert_from_select_aggregate():
-    return insert(users).from_select(["name", "email", "id"], select(u.name, func.max(u.email).concat("x").concat(u.name), func.max(u.id) + 100).group_by(u.name))
+    return insert(users).from_select(
+        ["name", "email", "id"], select(u.name, func.max(u.email).concat("x").concat(u.name), func.max(u.id) + 100).group_by(u.name)
+    )
 
 
 @core
@@ -201,7 +205,9 @@ def upsert_new(session):
 def upsert_own(session):
     mine = session.connection().scalar(select(func.min(u.id)))
     statement = _upsert(session)(users).values(id=mine, **NEW)
-    statement = statement.on_conflict_do_update(index_elements=[u.id], set_={"name": statement.excluded.name}).returning(u.id, u.name)
+    statement = statement.on_conflict_do_update(index_elements=[u.id], set_={"name": statement.excluded.name}).returning(
+        u.id, u.name
+    )
     return session.connection().execute(statement).all()
 
 
@@ -242,7 +248,9 @@ def upsert_many_returning(session):
 
 @shape
 def upsert_from_select(session):
-    statement = _upsert(session)(users).from_select(["id", "name", "email"], select(u.id, u.name.concat("!"), u.email).where(true()))
+    statement = _upsert(session)(users).from_select(
+        ["id", "name", "email"], select(u.id, u.name.concat("!"), u.email).where(true())
+    )
     session.connection().execute(statement.on_conflict_do_update(index_elements=[u.id], set_={"name": statement.excluded.name}))
 
 
@@ -548,7 +556,7 @@ def orm_insert_many_returning(session):
 
 @shape
 def orm_insert_many_joined_inheritance(session):
-    session.execute(insert(Dog), [{"id": 100 + n, "bark": "w", "species": "dog"} for n in range(3)])
+    session.execute(insert(Dog), [{"id": 100 + n, "bark": "w", "species": "dog", "legs": n} for n in range(3)])
 
 
 @shape
@@ -559,7 +567,9 @@ def orm_insert_multi_values(session):
 
 @shape
 def orm_insert_from_select(session):
-    session.execute(insert(User).from_select(["id", "name", "email"], select(Order.id + 100, literal("x"), literal("f").concat(Order.id))))
+    session.execute(
+        insert(User).from_select(["id", "name", "email"], select(Order.id + 100, literal("x"), literal("f").concat(Order.id)))
+    )
 
 
 @shape
@@ -585,7 +595,7 @@ def orm_update_by_primary_key(session):
 
 @shape
 def orm_update_joined_inheritance_by_primary_key(session):
-    session.execute(update(Dog), [{"id": dog.id, "bark": "x"} for dog in _mine(session, Dog)])
+    session.execute(update(Dog), [{"id": dog.id, "bark": "x", "legs": 9} for dog in _mine(session, Dog)])
 
 
 @shape
@@ -598,7 +608,9 @@ def orm_update_statement(session):
 @shape
 def orm_update_statement_fetch(session):
     found = _mine(session)
-    session.execute(update(User).where(User.id > 3).values(name=User.name + "!"), execution_options={"synchronize_session": "fetch"})
+    session.execute(
+        update(User).where(User.id > 3).values(name=User.name + "!"), execution_options={"synchronize_session": "fetch"}
+    )
     return [user.name for user in found]
 
 

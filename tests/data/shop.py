@@ -83,6 +83,7 @@ class Animal(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     org_id: Mapped[str | None] = mapped_column(String(40))
     species: Mapped[str]
+    legs: Mapped[int | None]
 
     __mapper_args__ = {"polymorphic_on": "species", "polymorphic_identity": "animal"}  # noqa: RUF012
 
@@ -121,7 +122,8 @@ dogs: Any = Dog.__table__
 countries: Any = Country.__table__
 
 User.order_count = column_property(  # type: ignore[attr-defined]
-    select(Order.id).where(Order.user_id == User.id).order_by(Order.id).limit(1).correlate_except(Order).scalar_subquery(), deferred=True
+    select(Order.id).where(Order.user_id == User.id).order_by(Order.id).limit(1).correlate_except(Order).scalar_subquery(),
+    deferred=True,
 )
 
 
@@ -135,7 +137,7 @@ def rows() -> dict[str, list[dict[str, Any]]]:
         owner = OWNERS[n % 3]
         boss = chance.randint(1, 12) if n > 3 else None
         data["users"].append({"id": n, "org_id": owner, "name": f"n{n % 5}", "email": f"e{n // 3}", "boss_id": boss})
-        data["animals"].append({"id": n, "org_id": owner, "species": "dog" if n % 2 else "animal"})
+        data["animals"].append({"id": n, "org_id": owner, "species": "dog" if n % 2 else "animal", "legs": n % 5})
         if n % 2:
             data["dogs"].append({"id": n, "org_id": owner, "bark": f"w{n}"})
         data["tags"].append({"id": n, "org_id": owner, "label": f"t{n % 5}"})

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, func, insert, select, update
+from sqlalchemy import AsyncAdaptedQueuePool, Engine, QueuePool, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, selectinload
 
@@ -27,6 +27,7 @@ def small_pool(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Databa
     options: dict[str, Any] = {"pool_size": 4, "max_overflow": 0, "pool_timeout": 90}
     if request.param.startswith("sqlite"):
         options["connect_args"] = {"timeout": 90}
+        options["poolclass"] = AsyncAdaptedQueuePool if "aio" in request.param else QueuePool
     made = make_database(request.param, request, str(tmp_path / "shop.db"), **options)
     with made.plain.begin() as connection:
         for n in range(WORKERS * 2):
@@ -45,7 +46,9 @@ def _steps(n: int) -> Iterator[Any]:
     mine = [f"of {key}"]
     assert (yield select(User.name).distinct()) == mine
     assert (yield select(func.count()).select_from(User)) == [WORKERS // KEYS]
-    assert (yield update(orders).where(orders.c.id < 1000).values(amount=orders.c.amount + 1).returning(orders.c.org_id)) == [key] * (WORKERS // KEYS)
+    assert (yield update(orders).where(orders.c.id < 1000).values(amount=orders.c.amount + 1).returning(orders.c.org_id)) == [
+        key
+    ] * (WORKERS // KEYS)
     assert (yield insert(orders).values(id=1000 + n, user_id=n, amount=1).returning(orders.c.org_id)) == [key]
     loaded = yield select(User).options(selectinload(User.orders))
     assert {user.org_id for user in loaded} == {order.org_id for user in loaded for order in user.orders} == {key}
@@ -102,7 +105,11 @@ def test_interleaved(small_pool: Database) -> None:
         # Without a key on the same connections, and the baseline's rows as they were.
         for _ in range(8):
             assert session.scalar(select(func.count()).select_from(User)) == WORKERS * 2
-        amounts = dict(session.execute(select(orders.c.org_id, func.max(orders.c.amount)).where(orders.c.id < 1000).group_by(orders.c.org_id)).all())
+        amounts = dict(
+            session.execute(
+                select(orders.c.org_id, func.max(orders.c.amount)).where(orders.c.id < 1000).group_by(orders.c.org_id)
+            ).all()
+        )
         assert amounts == {None: 0, **{f"k{n}": WORKERS // KEYS for n in range(KEYS)}}
         assert session.scalar(select(func.count()).select_from(Order).where(Order.org_id.is_(None))) == WORKERS
 

@@ -8,7 +8,22 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Integer, MetaData, StaticPool, String, Table, create_engine, delete, func, insert, select, text, union_all, update
+from sqlalchemy import (
+    Column,
+    Integer,
+    MetaData,
+    StaticPool,
+    String,
+    Table,
+    create_engine,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, registry
@@ -113,10 +128,10 @@ def _apply(session: Session, model: Model, owner: str | None, step: tuple[Any, .
         found = session.scalars(update(things).where(c.size == old).values(size=new).returning(c.id))
         hit = [n for n in mine if mine[n] == old]
         assert sorted(found) == sorted(hit)
-        model.update({n: (owner, new) for n in hit})
+        model.update(dict.fromkeys(hit, (owner, new)))
     elif name == "update_text":
         session.execute(update(things).where(text("id = 0 OR id >= 0")).values(size=given_[0]))
-        model.update({n: (owner, given_[0]) for n in mine})
+        model.update(dict.fromkeys(mine, (owner, given_[0])))
     elif name == "give":
         size, other = given_
         try:

@@ -21,7 +21,11 @@ from tests.data.shapes_read import Shape, show
 from tests.data.shapes_write import SHAPES as WRITE
 from tests.data.shop import OWNERS, Base, dump, seed, seeded
 
+# A warning that the plain statement does not give, of a cartesian product say, is a condition in the wrong place.
+pytestmark = pytest.mark.filterwarnings("error::sqlalchemy.exc.SAWarning")
+
 ALL = {**READ, **WRITE}
+
 
 @pytest.fixture(scope="module")
 def partition(database: Database) -> Iterator[RowPartition]:
@@ -57,7 +61,8 @@ def _of(rows: list[tuple[Any, ...]], position: int | None, owner: str | None) ->
 
 
 POSITIONS = {
-    table.name: next((n for n, column in enumerate(table.c) if column.name == "org_id"), None) for table in Base.metadata.sorted_tables
+    table.name: next((n for n, column in enumerate(table.c) if column.name == "org_id"), None)
+    for table in Base.metadata.sorted_tables
 }
 
 

@@ -44,10 +44,8 @@ class PartitionCompiler(SQLCompiler):
 
     # FROM
 
-    def _compose_select_body(
-        self, text: Any, select: Any, compile_state: Any, inner_columns: Any, froms: Any, *args: Any
-    ) -> str:
-        compose: Any = super()._compose_select_body  # type: ignore[misc]
+    def _compose_select_body(self, text: Any, select: Any, compile_state: Any, inner_columns: Any, froms: Any, *args: Any) -> str:
+        compose: Any = super()._compose_select_body
         if self._mode is None:
             return str(compose(text, select, compile_state, inner_columns, froms, *args))
         seen: set[FromClause] = set()
@@ -65,9 +63,7 @@ class PartitionCompiler(SQLCompiler):
         finally:
             self._seen.pop()
 
-    def _split(
-        self, source: FromClause, seen: set[FromClause], mode: Mode
-    ) -> tuple[FromClause, list[ColumnElement[bool]]]:
+    def _split(self, source: FromClause, seen: set[FromClause], mode: Mode) -> tuple[FromClause, list[ColumnElement[bool]]]:
         # Returns the source, with conditions added to the ON of outer joins, and the conditions that belong outside of it.
         if isinstance(source, FromGrouping):
             inner, criteria = self._split(source.element, seen, mode)
@@ -161,7 +157,10 @@ class PartitionCompiler(SQLCompiler):
         if self._mode is None:
             return str(visit(statement, *args, **kwargs))
         self._refuse_nested(statement)
-        self._seen.append(owned(statement, self.rules, self._mode))
+        columns: list[Any] = owned(statement, self.rules, self._mode)
+        for column in columns:
+            self._same_type(column)
+        self._seen.append({column.table for column in columns})
         try:
             return str(visit(statement, *args, **kwargs))
         finally:
@@ -192,7 +191,7 @@ class PartitionCompiler(SQLCompiler):
         column = self.rules.column_of(state.statement.table)
         if column is None:
             return
-        rows = state._multi_parameters or [{name: None for name in (*(state._dict_parameters or ()), *(self.column_keys or ()))}]
+        rows = state._multi_parameters or [dict.fromkeys((*(state._dict_parameters or ()), *(self.column_keys or ())))]
         for row in rows:
             if not any(getattr(name, "key", name) == column.key for name in row):
                 raise PartitionError(f"an INSERT into {state.statement.table} would leave {self.rules.column!r} empty")
@@ -202,7 +201,9 @@ class PartitionCompiler(SQLCompiler):
         for column in columns:
             expression = getattr(getattr(column, kind), "arg", None)
             if isinstance(expression, ClauseElement) and any(isinstance(e, TableClause) for e in visitors.iterate(expression)):
-                raise PartitionError(f"the {kind} of {column} is selected before the statement, and cannot be restricted to one owner")
+                raise PartitionError(
+                    f"the {kind} of {column} is selected before the statement, and cannot be restricted to one owner"
+                )
 
     def _not_replacing(self, text: str) -> str:
         if self._mode is not None and _REPLACES.search(text):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from sqlalchemy import ColumnClause, ColumnElement, FromClause, Table, TableClause, and_, bindparam
-from sqlalchemy.sql.elements import BindParameter, BinaryExpression, Grouping
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, Grouping
 from sqlalchemy.sql.selectable import AliasedReturnsRows
 
 from ..errors import PartitionError
@@ -141,8 +141,8 @@ def narrowed(statement: Any, criteria: list[ColumnElement[bool]]) -> Any:
     return result
 
 
-def owned(statement: Any, rules: Rules, mode: Mode) -> set[FromClause]:
+def owned(statement: Any, rules: Rules, mode: Mode) -> list[ColumnClause[Any]]:
     """
-    Return the tables and aliases of which *statement* sees only the owner's rows, by its conditions.
+    Return the partition columns that *statement* has our condition on; of their tables it sees only the owner's rows.
     """
-    return {clause.left.table for clause in statement._where_criteria if rules.is_criterion(clause, mode)}
+    return [clause.left for clause in statement._where_criteria if rules.is_criterion(clause, mode)]

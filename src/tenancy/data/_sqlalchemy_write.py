@@ -18,7 +18,6 @@ from sqlalchemy import (
     Join,
     Null,
     Select,
-    TableClause,
     Update,
     literal,
 )
@@ -128,7 +127,9 @@ class _Write:
         if isinstance(source, SelectStatementGrouping):
             return SelectStatementGrouping(self._selecting(source.element, at))
         if not isinstance(source, Select):
-            raise PartitionError(f"an INSERT into {self.target} from {type(source).__name__} cannot be checked: use select() or union()")
+            raise PartitionError(
+                f"an INSERT into {self.target} from {type(source).__name__} cannot be checked: use select() or union()"
+            )
         value: Any = literal(self.owner.value, self.column.type)
         if at is None:
             return source.add_columns(value)
@@ -156,7 +157,9 @@ class _Write:
             values: Any = element.update_values_to_set  # type: ignore[attr-defined]
             for name, given in values.items() if isinstance(values, Mapping) else values:
                 excluded = getattr(given, "table", None) is not None and getattr(given.table, "name", None) == "excluded"
-                if self._is_partition(name) and not (excluded and given.name == self.column.name):
+                # A name that is no column's key is written into the statement as it is.
+                ours = self._is_partition(name) or name == self.rules.column
+                if ours and not (excluded and given.name == self.column.name):
                     self._check_set([self._given(given, {})])
 
     # UPDATE and DELETE
@@ -191,7 +194,7 @@ class _Write:
     def _conditions(self, source: FromClause) -> list[ColumnElement[bool]]:
         if isinstance(source, Join):
             inner, right = self._conditions(source.left), self._conditions(source.right)
-            if source.full and (inner or right) or source.isouter and right:
+            if (source.full and (inner or right)) or (source.isouter and right):
                 raise PartitionError(f"an outer join in {source} cannot be restricted to one owner here: join a subquery instead")
             return inner + right
         column = self.rules.column_of(source)
@@ -202,16 +205,17 @@ class _Write:
     def _is_partition(self, name: Any) -> bool:
         if isinstance(name, str):
             return bool(name == self.column.key)
-        return getattr(name, "name", None) == self.column.name
+        return bool(getattr(name, "name", None) == self.column.name)
 
     def _given(self, value: Any, row: Mapping[str, Any]) -> Any:
         if isinstance(value, BindParameter):
-            return row[value.key] if value.key in row else value.effective_value
+            return row.get(value.key, value.effective_value)
         if isinstance(value, Null):
             return None
         if isinstance(value, ClauseElement) or hasattr(value, "__clause_element__"):
             raise PartitionError(
-                f"{self.rules.column!r} is given as an SQL expression, which cannot be checked before it runs: give its value, or leave it out"
+                f"{self.rules.column!r} is given as an SQL expression, which cannot be checked before it runs: "
+                "give its value, or leave it out"
             )
         return value
 

@@ -21,7 +21,7 @@ with extra("sqlalchemy", "sqlalchemy"):
 
 from ..config import settings
 from ..context import routing_key
-from ..errors import ConfigurationError, PartitionError
+from ..errors import ConfigurationError, IdentityError, PartitionError
 from ..key import RoutingKey
 from ..observe import count
 from ._sqlalchemy_raw import cannot_touch_rows
@@ -81,15 +81,18 @@ class RowPartition:
         unknown: Literal["baseline", "refuse"] = "baseline",
         raw_sql: Literal["refuse", "allow"] = "refuse",
     ) -> None:
-        if not isinstance(column, str) or not column:
+        name: Any = column
+        if not (isinstance(name, str) and name):
             raise ConfigurationError(f"RowPartition(column={column!r}): give the name of a column, such as 'org_id'")
         if inspect.iscoroutinefunction(value) or not (callable(value) or isinstance(value, Mapping)):
-            raise ConfigurationError(f"RowPartition(value={value!r}): give a mapping, or a function that is not a coroutine function")
+            raise ConfigurationError(
+                f"RowPartition(value={value!r}): give a mapping, or a function that is not a coroutine function"
+            )
         if isinstance(shared, str):
             raise ConfigurationError(f"RowPartition(shared={shared!r}): give a list of names")
-        for name, choice, choices in (("unknown", unknown, ("baseline", "refuse")), ("raw_sql", raw_sql, ("refuse", "allow"))):
+        for option, choice, choices in (("unknown", unknown, ("baseline", "refuse")), ("raw_sql", raw_sql, ("refuse", "allow"))):
             if choice not in choices:
-                raise ConfigurationError(f"RowPartition({name}={choice!r}): use one of {', '.join(map(repr, choices))}")
+                raise ConfigurationError(f"RowPartition({option}={choice!r}): use one of {', '.join(map(repr, choices))}")
         self._value: Callable[[Any], Any] = value.get if isinstance(value, Mapping) else value
         self._baseline = None if baseline is ANY else Owner(baseline, None)
         self._unknown = unknown
@@ -106,8 +109,15 @@ class RowPartition:
 
         Raises:
             ConfigurationError: If the database is another one, or the engine has a partition already.
+            IdentityError: If tenancy is switched off in a sandbox.
         """
-        if not settings().enabled:
+        current = settings()
+        if not current.enabled:
+            if current.sandbox is not None:
+                raise IdentityError(
+                    f"tenancy is switched off (TENANCY_ENABLED) in sandbox {current.sandbox!r}, which would write its rows among the "
+                    "baseline's; switch it on, or remove TENANCY_SANDBOX"
+                )
             return
         engine = _sync(engine)
         dialect = engine.dialect
@@ -171,7 +181,9 @@ class RowPartition:
                 )
             return self._baseline
         if self._baseline is not None and value == self._baseline.value:
-            raise PartitionError(f"routing key {str(key)!r} has {self._rules.column} = {value!r}, but those are the baseline's rows")
+            raise PartitionError(
+                f"routing key {str(key)!r} has {self._rules.column} = {value!r}, but those are the baseline's rows"
+            )
         return Owner(value, key)
 
     def _before_execute(
@@ -184,6 +196,8 @@ class RowPartition:
             return statement, multiparams, params
         mode = Mode(is_null=owner.value is None, raw=self._is_allowed(options))
         rows = list(multiparams) if multiparams else [dict(params or {})]
+        if not MARKERS.keys().isdisjoint(rows[0]):
+            raise PartitionError("a parameter whose name begins with tenancy_partition is this library's: give yours another name")
         if isinstance(statement, UpdateBase):
             statement, rows = prepare(statement, rows, owner, mode, self._rules)
         rows = [{**row, mode.marker: owner.value} for row in rows]
@@ -196,10 +210,10 @@ class RowPartition:
         if self._baseline is None and routing_key() is None:
             return statement, parameters
         compiled = context.compiled if context is not None else None
-        if any(name in MARKERS for name in getattr(compiled, "column_keys", None) or ()):
-            # A default may be selected by itself before the INSERT that it is for.
-            if not context.isinsert or statement.lstrip()[:6].upper() != "SELECT":
-                return statement, parameters
+        marked = any(name in MARKERS for name in getattr(compiled, "column_keys", None) or ())
+        # A default may be selected by itself before the INSERT that it is for, and in its context.
+        if marked and not (context.isinsert and statement.lstrip()[:6].upper() == "SELECT"):
+            return statement, parameters
         allowed = context is not None and self._is_allowed(context.execution_options)
         if not allowed and not cannot_touch_rows(statement) and self._owner() is not None:
             shown = statement if len(statement) <= 80 else f"{statement[:80]}..."
@@ -223,4 +237,6 @@ def _is_restrictable(statement: Any) -> bool:
         if not statement.is_select:
             raise PartitionError("an INSERT, UPDATE or DELETE in lambda_stmt() cannot be checked: execute the statement itself")
         return True
-    return isinstance(statement, GenerativeSelect | UpdateBase) or getattr(statement, "__visit_name__", None) == "orm_from_statement"
+    return (
+        isinstance(statement, GenerativeSelect | UpdateBase) or getattr(statement, "__visit_name__", None) == "orm_from_statement"
+    )
