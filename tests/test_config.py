@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import tenancy
@@ -76,16 +78,25 @@ def test_dialects_can_be_mixed() -> None:
         ({"TENANCY_READ": "header:x-key"}, "baggage field"),
         ({"TENANCY_WRITE": "header:x-key"}, "header:x-key"),
         ({"TENANCY_ROUTES_DEADLINE": "soon"}, "soon"),
+        ({"TENANCY_ROUTES_DEADLINE": "nan"}, "nan"),
+        ({"TENANCY_ROUTES_DEADLINE": "-1"}, "-1"),
         ({"TENANCY_ROLE": "primary"}, "primary"),
         ({"TENANCY_ACCEPT": "some"}, "some"),
         ({"TENANCY_SANDBOX": "PR 42"}, "PR 42"),
-        ({"TENANCY_ACCEPT": "known"}, "TENANCY_ROUTES"),
     ],
 )
 def test_a_bad_value_is_shown(environ: dict[str, str], shown: str) -> None:
     """A value that cannot be used raises, and the message shows it."""
     with pytest.raises(tenancy.ConfigurationError, match=shown):
         Settings.load(environ)
+
+
+@pytest.mark.parametrize("name", ["read", "write", "trusted_hosts", "routes", "workload", "sandbox", "role", "response_header"])
+def test_an_argument_of_a_wrong_type_is_shown(name: str) -> None:
+    """It raises where it is given, and not where it is used."""
+    for value in (5, [5], Path("routes.yaml")):
+        with pytest.raises(tenancy.ConfigurationError, match=name):
+            Settings.load({}, **{name: value})
 
 
 def test_an_unknown_argument_is_refused() -> None:

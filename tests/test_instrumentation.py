@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import tenancy
+from tenancy import instrumentation
 
 APP = """
 import grpc, httpx, requests.adapters, starlette.applications
@@ -77,3 +79,20 @@ def test_unknown_libraries_cannot_be_instrumented() -> None:
         tenancy.instrument("reqests")
     tenancy.configure(enabled=False)
     assert tenancy.instrument() == ()
+
+
+def test_a_sandbox_cannot_be_switched_off() -> None:
+    """It would act as the baseline."""
+    for sandbox in ({"sandbox": "pr-42"}, {"role": "sandbox"}):
+        tenancy.configure(enabled=False, **sandbox)
+        with pytest.raises(tenancy.IdentityError, match="switched off"):
+            tenancy.instrument()
+
+
+def test_a_folder_with_the_name_of_a_library_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated code often lies in a folder called grpc."""
+    (tmp_path / "a_library").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_spec("a_library") is not None
+    assert not instrumentation._installed("a_library")
+    assert instrumentation._installed("httpx")

@@ -115,6 +115,21 @@ def test_a_key_that_the_header_does_not_have_is_removed_from_a_given_context() -
     assert routing_key(OURS.extract({"baggage": "a=1"}, context)) is None
 
 
+def test_what_is_no_key_is_not_passed_on() -> None:
+    """The standard propagator puts a malformed key into the context; beside ours it does not get out of it again."""
+    propagator = CompositePropagator([W3C, OURS])
+    context = propagator.extract({"baggage": "sd-routing-key=PR_42"}, Context())
+    assert baggage.get_all(context) == {}
+    carrier: dict[str, str] = {}
+    propagator.inject(carrier, context)
+    assert carrier == {}
+
+
+def test_names_are_found_in_any_case_beside_others() -> None:
+    """What the getter finds of one field does not hide another that it does not."""
+    assert routing_key(OURS.extract({"Baggage": "sd-routing-key=pr-1", "ot-baggage-sd-routing-key": "pr-2"})) == "pr-1"
+
+
 def test_an_appending_setter_leaves_one_header() -> None:
     """On a list carrier, stale headers go and both first-wins and last-wins readers see the same key."""
     carrier = [("baggage", b"sd-routing-key=old"), ("x", b"1")]
@@ -164,6 +179,18 @@ def test_inject_without_a_current_key() -> None:
         with scope("pr-1"):
             assert inject(headers) == [("baggage", "sd-routing-key=pr-1,b=1")]
     assert inject({"baggage": "sd-routing-key=NOT OK,a=1"}) == {"baggage": "a=1"}
+
+
+def test_inject_takes_what_can_be_read_once() -> None:
+    """Nothing of an iterator is lost."""
+    assert inject(iter([("a", "1")]), key="pr-42") == [("a", "1"), ("baggage", "sd-routing-key=pr-42")]  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize("wrong", ["a: 1", 5, object()])
+def test_inject_says_what_it_needs(wrong: Any) -> None:
+    """What holds no headers is named, with what to pass."""
+    with pytest.raises(tenancy.ConfigurationError, match=f"{type(wrong).__name__} holds no headers; pass a mapping"):
+        inject(wrong, key="pr-42")
 
 
 def test_inject_refuses_a_bad_key() -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from opentelemetry import baggage, trace
+from opentelemetry import baggage, propagate, trace
 from opentelemetry import context as otel
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -57,6 +57,56 @@ def test_one_scope_can_be_entered_again() -> None:
     again = scope("pr-1")
     with again, scope("pr-2"), again:
         assert routing_key() == "pr-1"
+
+
+async def test_one_scope_can_be_open_in_several_tasks() -> None:
+    """Each of them gets its own outer value back, in whatever order they leave."""
+    shared = scope("pr-1")
+    opened = asyncio.Event()
+
+    async def first() -> str | None:
+        with scope("outer"):
+            with shared:
+                await opened.wait()
+            return routing_key()
+
+    async def second() -> str | None:
+        with shared:
+            opened.set()
+            await asyncio.sleep(0.01)
+        return routing_key()
+
+    assert await asyncio.gather(first(), second()) == ["outer", None]
+
+
+def test_what_was_left_current_inside_of_a_scope_goes_with_it() -> None:
+    """A scope ends even where something in it did not tidy up."""
+    with scope("pr-1"):
+        otel.attach(baggage.set_baggage("other", "1"))
+    assert baggage.get_all() == {}
+
+
+def test_a_key_in_the_tracestate_that_came_in_is_not_sent_on() -> None:
+    """Under another key, or none, the current span is the same but for its tracestate, which is restored after."""
+    parent = trace.SpanContext(1, 2, True, trace.TraceFlags(1), trace.TraceState([("v", "1"), ("sd-routing-key", "pr-1")]))
+    with tracer.start_as_current_span("work", trace.set_span_in_context(trace.NonRecordingSpan(parent))) as span:
+        with scope("pr-1"):
+            assert trace.get_current_span() is span
+        for key in (None, "pr-2"):
+            with scope(key):
+                same = trace.get_current_span()
+                assert same.get_span_context().span_id == span.get_span_context().span_id
+                assert dict(same.get_span_context().trace_state) == {"v": "1"}
+                same.set_attribute("seen", str(key))
+                same.add_event("event")
+                assert same.is_recording()
+                headers: dict[str, str] = {}
+                propagate.inject(headers)
+                assert headers["tracestate"] == "v=1"
+                with tracer.start_as_current_span("child") as child:
+                    assert "sd-routing-key" not in child.get_span_context().trace_state
+        assert trace.get_current_span() is span
+        assert span.attributes["seen"] == "pr-2"  # type: ignore[attr-defined]
 
 
 class Record:
@@ -125,6 +175,18 @@ def test_functions_keep_their_signature() -> None:
     assert work.__name__ == "work"
     assert work.__doc__ == "Documented."
     assert list(inspect.signature(work).parameters) == ["first", "second"]
+
+
+async def test_what_returns_a_coroutine_is_scoped_until_it_has_run() -> None:
+    """An object with an async __call__, and a coroutine function that another decorator hides."""
+
+    class Service:
+        async def __call__(self) -> str | None:
+            await asyncio.sleep(0)
+            return routing_key()
+
+    assert await scope("pr-42")(Service())() == "pr-42"
+    assert await scope("pr-42")(lambda: Service()())() == "pr-42"
 
 
 async def test_coroutines_keep_the_key_across_awaits_and_cancellation() -> None:

@@ -8,7 +8,7 @@ same key wherever both accept the header.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
@@ -126,6 +126,8 @@ class Codec:
             key: The key, or None.
             binary: Whether header values are bytes; None: as those that the carrier has.
         """
+        if isinstance(carrier, Iterator):  # it can be gone through only once
+            carrier = list(carrier)
         found = self._headers(carrier)
         add: list[tuple[str, str]] = []
         ours = [field.name for field in self._write if field.kind == "baggage"] if key else []

@@ -67,6 +67,9 @@ def rebuilt(carrier: Any, drop: Collection[str], add: Iterable[tuple[str, str]],
         drop: Lower-case header names.
         add: Pairs of name and value, as text.
         binary: Whether values are bytes; None: as those that the carrier already has.
+
+    Raises:
+        ConfigurationError: If it is no carrier.
     """
     if carrier is None:
         carrier = {}
@@ -124,7 +127,12 @@ def _copied(carrier: Any) -> MutableMapping[Any, Any]:
         own = getattr(carrier, "copy", None)
         duplicate: MutableMapping[Any, Any] = own() if callable(own) else copy.copy(carrier)
         return duplicate if duplicate is not carrier else dict(carrier)
-    return dict(carrier)
+    try:
+        return dict(carrier)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"a {type(carrier).__name__} holds no headers; pass a mapping, or a list of pairs of name and value"
+        ) from None
 
 
 def _converters(existing: Iterable[Any], binary: bool | None) -> tuple[Callable[[str], Any], Callable[[str], Any]]:

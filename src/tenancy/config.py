@@ -4,16 +4,17 @@ Settings: arguments first, then ``TENANCY_*`` variables, then ``SIGNADOT_*`` var
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, cast
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, IdentityError
 from .key import RoutingKey
 
-__all__ = ["DIALECTS", "Accept", "Field", "Settings", "configure", "settings"]
+__all__ = ["DIALECTS", "Accept", "Field", "Settings", "configure", "settings", "switched_on"]
 
 #: Which inbound keys are accepted: those that the route table knows, all, none, or those for which a function returns true.
 Accept = Literal["known", "all", "none"] | Callable[[RoutingKey], bool]
@@ -157,6 +158,25 @@ def configure(new: Settings | None = None, /, **arguments: Any) -> Settings:
     return _current
 
 
+def switched_on(using: Settings | None = None) -> bool:
+    """
+    Return whether tenancy is on.
+
+    Args:
+        using: The settings; default this process's own.
+
+    Raises:
+        IdentityError: If it is off in a sandbox, which would then act as the baseline.
+    """
+    using = settings() if using is None else using
+    if not using.enabled and (using.sandbox is not None or using.role == "sandbox"):
+        raise IdentityError(
+            f"tenancy is switched off (TENANCY_ENABLED) in {f'sandbox {using.sandbox!r}' if using.sandbox else 'a sandbox'}, which would "
+            "take the baseline's work; switch it on, or remove TENANCY_SANDBOX and TENANCY_ROLE"
+        )
+    return using.enabled
+
+
 _ON = {"1", "true", "yes", "on"}
 _OFF = {"0", "false", "no", "off"}
 
@@ -183,13 +203,22 @@ def _parse(name: str, value: Any, origin: str) -> Any:
     if name in ("read", "write"):
         return _fields(value, origin)
     if name == "trusted_hosts":
-        return tuple(_items(value))
+        return tuple(_items(value, origin, str))
     if name == "routes_deadline":
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise ConfigurationError(f"{origin} is {value!r}; give seconds, such as 10") from None
+        return _seconds(value, origin)
+    if name != "accept" and value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"{origin} is {value!r}; give text, not {type(value).__name__}")
     return value
+
+
+def _seconds(value: Any, origin: str) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not seconds >= 0:  # nor is anything later than a deadline that is no number
+        raise ConfigurationError(f"{origin} is {value!r}; give seconds, 0 or more, such as 10")
+    return seconds
 
 
 def _flag(value: Any, origin: str) -> bool:
@@ -201,15 +230,18 @@ def _flag(value: Any, origin: str) -> bool:
     raise ConfigurationError(f"{origin} is {value!r}; use one of {', '.join(sorted(_ON | _OFF))}")
 
 
-def _items(value: Any) -> list[Any]:
+def _items(value: Any, origin: str, *kinds: type) -> list[Any]:
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
-    return list(value)
+    items = list(value) if isinstance(value, Iterable) else [value]
+    if all(isinstance(item, kinds) for item in items):
+        return items
+    raise ConfigurationError(f"{origin} is {value!r}; give text with commas between its entries, or a list")
 
 
 def _fields(value: Any, origin: str) -> tuple[Field, ...]:
     found: list[Field] = []
-    for item in [value] if isinstance(value, Field) else _items(value):
+    for item in [value] if isinstance(value, Field) else _items(value, origin, str, Field):
         if isinstance(item, Field):
             found.append(item)
         elif item in DIALECTS:
@@ -244,6 +276,4 @@ def _checked(settings: Settings) -> Settings:
         raise ConfigurationError(
             f"sandbox (TENANCY_SANDBOX) is {settings.sandbox!r}; a sandbox's name has a routing key's grammar, such as 'pr-42'"
         )
-    if settings.accept == "known" and settings.routes is None:
-        raise ConfigurationError("accept is 'known', but there is no route source; set routes (TENANCY_ROUTES), or accept='all'")
     return settings

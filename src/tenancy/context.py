@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from opentelemetry import baggage
+from opentelemetry import baggage, trace
 from opentelemetry import context as otel
 from opentelemetry.context import Context
 
 from .config import settings
 from .key import RoutingKey
 
-__all__ = ["attached", "cache_key", "cleared", "routing_key", "with_key"]
+__all__ = ["attached", "cache_key", "cleared", "routing_key", "with_key", "without_trace_key"]
 
 # Says that there is no key on purpose (a scope on None, a refused key), as opposed to nobody having said anything. It is no second
 # store: `routing_key` never looks at it, and a key in baggage makes it void.
@@ -65,7 +66,76 @@ def with_key(key: RoutingKey | None, context: Context | None = None) -> Context:
             for name, value in others.items():
                 if name != current.member:
                     context = baggage.set_baggage(name, value, context)
+    context = without_trace_key(key, context) or context
     return context if context is not None else otel.get_current()
+
+
+def without_trace_key(key: RoutingKey | None, context: Context | None = None) -> Context | None:
+    """
+    Return a context whose span names no routing key but *key* in its ``tracestate``; None where that is so already.
+
+    Whatever OpenTelemetry sends on has the ``tracestate`` that came in, also with a key that was refused, or that a host must not see.
+
+    Args:
+        key: The key that may stay.
+        context: The OpenTelemetry context to start from; default the current one.
+    """
+    span = trace.get_current_span(context)
+    known = span.get_span_context()
+    state = known.trace_state
+    if not state:
+        return None
+    names = [field.name for field in settings().read if field.kind == "tracestate"]
+    stale = [name for name in names if name in state and state[name] != key]
+    if not stale:
+        return None
+    for name in stale:
+        state = state.delete(name)
+    cleaned = trace.SpanContext(known.trace_id, known.span_id, known.is_remote, known.trace_flags, state)
+    return trace.set_span_in_context(_Renamed(span, cleaned), context)
+
+
+class _Renamed(trace.Span):
+    """
+    A span under another context; all else is the span's own.
+    """
+
+    def __init__(self, span: trace.Span, context: trace.SpanContext) -> None:
+        self._span = span
+        self._context = context
+
+    def get_span_context(self) -> trace.SpanContext:
+        return self._context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._span, name)
+
+    def end(self, *args: Any, **kwargs: Any) -> None:
+        self._span.end(*args, **kwargs)
+
+    def is_recording(self) -> bool:
+        return self._span.is_recording()
+
+    def set_attribute(self, *args: Any, **kwargs: Any) -> None:
+        self._span.set_attribute(*args, **kwargs)
+
+    def set_attributes(self, *args: Any, **kwargs: Any) -> None:
+        self._span.set_attributes(*args, **kwargs)
+
+    def add_event(self, *args: Any, **kwargs: Any) -> None:
+        self._span.add_event(*args, **kwargs)
+
+    def add_link(self, *args: Any, **kwargs: Any) -> None:
+        self._span.add_link(*args, **kwargs)
+
+    def update_name(self, *args: Any, **kwargs: Any) -> None:
+        self._span.update_name(*args, **kwargs)
+
+    def set_status(self, *args: Any, **kwargs: Any) -> None:
+        self._span.set_status(*args, **kwargs)
+
+    def record_exception(self, *args: Any, **kwargs: Any) -> None:
+        self._span.record_exception(*args, **kwargs)
 
 
 @contextmanager

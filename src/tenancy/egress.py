@@ -121,12 +121,13 @@ def report_withheld(adapter: str, host: str | None) -> None:
         host: The host that is not trusted.
     """
     count("tenancy.egress.withheld", {"adapter": adapter})
+    shown = (host or "")[:_MAX_LENGTH]
     warn_once(
-        f"egress:{host}",
+        f"egress:{shown}",
         "%s: the routing key was withheld from %r, which is not a trusted host. If it is one of yours, add it to trusted_hosts "
         "(TENANCY_TRUSTED_HOSTS). Further ones are only counted (tenancy.egress.withheld).",
         adapter,
-        (host or "")[:_MAX_LENGTH],
+        shown,
     )
 
 

@@ -80,7 +80,7 @@ def extract(headers: Any, *, adapter: str = "extract") -> RoutingKey | None:
 
 @overload
 def inject(
-    headers: None = None, *, key: RoutingKey | str | _Current | None = CURRENT, binary: bool | None = None
+    headers: dict[str, str] | None = None, *, key: RoutingKey | str | _Current | None = CURRENT, binary: bool | None = None
 ) -> dict[str, str]: ...
 @overload
 def inject(headers: CarrierT, *, key: RoutingKey | str | _Current | None = CURRENT, binary: bool | None = None) -> CarrierT: ...
@@ -147,7 +147,9 @@ class TenancyPropagator(textmap.TextMapPropagator):
         if raw:
             context = otel.set_value(_RAW, raw, context)
         key = extract(headers, adapter="propagator")
-        return with_key(key, context) if key is not None or routing_key(context) is not None else context
+        # Also without a key: the standard propagator may have put in what is none.
+        stale = any(baggage.get_baggage(name, context) is not None for name in own)
+        return with_key(key, context) if key is not None or stale else context
 
     def inject(
         self,
@@ -196,9 +198,10 @@ def _headers(carrier: Any, getter: textmap.Getter[Any]) -> list[tuple[str, str]]
         except Exception:  # noqa: BLE001 - a getter that cannot read its carrier must not fail the request
             values = []
         found.extend((name, entry) for entry in map(text, values) if entry is not None)
-    if found:
-        return found
-    return [(name.lower(), value) for name, value in pairs(carrier) if isinstance(name, str) and name.lower() in names]
+    missing = names.difference(name for name, _ in found)
+    if missing:
+        found += [(name.lower(), value) for name, value in pairs(carrier) if isinstance(name, str) and name.lower() in missing]
+    return found
 
 
 def _remove(carrier: Any, name: str) -> None:

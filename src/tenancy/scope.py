@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Token
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -42,7 +42,7 @@ class scope:  # noqa: N801 - it is used as a function: `with scope("pr-42")`, `@
         ConfigurationError: If *source* is an object without headers.
     """
 
-    __slots__ = ("_tokens", "key")
+    __slots__ = ("_entered", "key")
 
     def __init__(self, source: Any) -> None:
         self.key: RoutingKey | None
@@ -52,14 +52,17 @@ class scope:  # noqa: N801 - it is used as a function: `with scope("pr-42")`, `@
             self.key = RoutingKey(source)
         else:
             self.key = extract(headers_of(source), adapter="scope")
-        self._tokens: list[Token[Context]] = []
+        self._entered: dict[int, tuple[Context, Token[Context]]] = {}
 
     def __enter__(self) -> RoutingKey | None:
-        self._tokens.append(otel.attach(with_key(self.key)))
+        context = with_key(self.key)
+        self._entered[id(context)] = context, otel.attach(context)
         return self.key
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        otel.detach(self._tokens.pop())
+        # By what is current, since other threads and tasks may be in the same scope; something inside may have left its own there, though.
+        entered = self._entered.pop(id(otel.get_current()), None) or self._entered.popitem()[1]
+        otel.detach(entered[1])
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         """
@@ -79,9 +82,16 @@ class scope:  # noqa: N801 - it is used as a function: `with scope("pr-42")`, `@
 def _function(function: Callable[..., Any], key: RoutingKey | None) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         with attached(with_key(key)):
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+        # An object with an async __call__, say, or what another decorator made of a coroutine function.
+        return _awaited(result, key) if inspect.iscoroutine(result) else result
 
     return run
+
+
+async def _awaited(coroutine: Coroutine[Any, Any, Any], key: RoutingKey | None) -> Any:
+    with attached(with_key(key)):
+        return await coroutine
 
 
 def _coroutine(function: Callable[..., Any], key: RoutingKey | None) -> Callable[..., Any]:

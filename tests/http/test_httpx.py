@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import httpx
 import pytest
+from opentelemetry import trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -87,6 +89,18 @@ async def test_only_trusted_hosts_are_told(both: Both, recorder_url: str) -> Non
         assert OURS not in json.dumps(response.json()).lower()
         assert tenancy.routing_key() == "pr-42"
     assert baggage(await both.get(recorder_url)) == []
+
+
+@pytest.mark.usefixtures("names", "instrumented")
+async def test_a_key_in_the_current_trace_is_withheld_as_well(both: Both, recorder_url: str) -> None:
+    """OpenTelemetry writes the tracestate that came in, with whatever key it has."""
+    state = trace.TraceState([("v", "1"), (OURS, "pr-42")])
+    span = trace.NonRecordingSpan(trace.SpanContext(1, 2, True, trace.TraceFlags(1), state))
+    for key in (None, "pr-42"):
+        with trace.use_span(span), tenancy.scope(key) if key else nullcontext():
+            assert OURS not in (await both.get(at("example.com", recorder_url))).text
+            await both.get(recorder_url)
+            assert trace.get_current_span() is span
 
 
 @pytest.mark.usefixtures("names", "instrumented")
@@ -285,6 +299,14 @@ async def test_wrapped_and_instrumented(both: Both, recorder_url: str) -> None:
     with tenancy.scope("pr-42"):
         response = await both.get(recorder_url, headers={"baggage": "a=1"}, client_options={"transport": both.transport(inner)})
     assert baggage(response) == ["sd-routing-key=pr-42,a=1"]
+
+
+def test_a_mistake_in_the_trusted_hosts_shows_at_the_start() -> None:
+    """It raises where the adapter is switched on, and not in the first request that has a key."""
+    tenancy.configure(trusted_hosts="https://example.com")
+    for start in (adapter.instrument, TenancyTransport, AsyncTenancyTransport):
+        with pytest.raises(tenancy.ConfigurationError, match="trusted_hosts"):
+            start()
 
 
 def test_switched_off_nothing_is_patched() -> None:

@@ -4,11 +4,12 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import requests
-from opentelemetry import propagate
+from opentelemetry import propagate, trace
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from requests.adapters import HTTPAdapter
@@ -79,6 +80,18 @@ def test_instrumentation_further_in_has_nothing_to_tell(recorder_url: str, monke
     with tenancy.scope("pr-42"):
         assert baggage(requests.get(recorder_url)) == ["sd-routing-key=pr-42"]
         assert baggage(requests.get(at("example.com", recorder_url))) == []
+
+
+@pytest.mark.usefixtures("names", "instrumented")
+def test_a_key_in_the_current_trace_is_withheld_as_well(recorder_url: str) -> None:
+    """OpenTelemetry writes the tracestate that came in, with whatever key it has."""
+    state = trace.TraceState([("v", "1"), (OURS, "pr-42")])
+    span = trace.NonRecordingSpan(trace.SpanContext(1, 2, True, trace.TraceFlags(1), state))
+    for key in (None, "pr-42"):
+        with trace.use_span(span), tenancy.scope(key) if key else nullcontext():
+            assert OURS not in (requests.get(at("example.com", recorder_url))).text
+            requests.get(recorder_url)
+            assert trace.get_current_span() is span
 
 
 @pytest.mark.usefixtures("names", "instrumented")
@@ -324,6 +337,13 @@ def test_through_a_proxy() -> None:
     thread.join(10)
     listener.close()
     assert [OURS.encode() in one for one in seen] == [False, True]
+
+
+def test_a_mistake_in_the_trusted_hosts_shows_at_the_start() -> None:
+    """It raises where the adapter is switched on, and not in the first request that has a key."""
+    tenancy.configure(trusted_hosts="https://example.com")
+    with pytest.raises(tenancy.ConfigurationError, match="trusted_hosts"):
+        adapter.instrument()
 
 
 def test_switched_off_nothing_is_patched(recorder_url: str) -> None:

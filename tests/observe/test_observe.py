@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -64,13 +65,16 @@ def test_label_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_warnings_are_given_once_and_remembered_within_bounds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A subject is warned about once; the memory of subjects does not grow without end."""
+    """A subject is warned about once; the memory of each kind is bounded, and one that is full silences no other."""
     monkeypatch.setattr(logs, "_warned", set())
+    monkeypatch.setattr(logs, "_kinds", Counter())
     with caplog.at_level(logging.WARNING, "tenancy"):
         for _ in range(2):
             for number in range(1500):
-                warn_once(f"subject-{number}", "about %d", number)
-    assert len(caplog.records) == len(logs._warned) == 1000
+                warn_once(f"egress:{number}", "about %d", number)
+        assert len(caplog.records) == len(logs._warned) == 1000
+        warn_once("routes:broken", "another kind")
+    assert caplog.messages[-1] == "another kind"
 
 
 def test_counters_reach_an_sdk_that_is_set_up_later(tmp_path: Path) -> None:

@@ -52,6 +52,29 @@ def test_other_policies(routes: LiveRoutes) -> None:
         Admission("test", accept="sometimes")  # type: ignore[arg-type]
 
 
+def test_the_setting_known_holds_for_routes_of_ones_own(routes: LiveRoutes) -> None:
+    """Whether there is a table is seen where one is needed, so the setting alone never stops a process that is switched off."""
+    tenancy.configure(accept="known")
+    assert Admission("test", routes=routes).admit(headers("pr-43")).outcome == "refused"
+    with pytest.raises(ConfigurationError, match="no route source"):
+        Admission("test")
+    assert not tenancy.configure(accept="known", enabled=False).enabled
+
+
+def test_a_coroutine_function_cannot_accept() -> None:
+    """Nobody would await it, and a coroutine is true."""
+
+    async def accept(key: tenancy.RoutingKey) -> bool:
+        return False
+
+    class Accept:
+        __call__ = staticmethod(accept)
+
+    for refused in (accept, Accept()):
+        with pytest.raises(ConfigurationError, match="coroutine"):
+            Admission("test", accept=refused)  # type: ignore[arg-type]
+
+
 def test_what_must_be_rewritten_is_told(routes: LiveRoutes) -> None:
     """A carrier that names several keys, or one that is not accepted, is not clean."""
     admission = Admission("test", routes=routes)
@@ -78,7 +101,6 @@ def test_a_table_that_was_never_read_stops_keyed_work_only(tmp_path: Path) -> No
     missing = LiveRoutes(FileSource(tmp_path / "missing.json"), interval=60)
     tenancy.configure(role="baseline", workload="shop/orders", routes_deadline=0.05)
     admission, judge = Admission("test", routes=missing), Judge("test", routes=missing)
-    assert admission.pending
     assert admission.admit({}).key is None
     assert judge.judge(None).owned
     for keyed in (lambda: admission.admit(headers("pr-42")), lambda: judge.judge(tenancy.RoutingKey("pr-42")), judge.wait_synced):

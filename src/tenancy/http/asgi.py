@@ -13,7 +13,7 @@ from opentelemetry import baggage, trace
 from opentelemetry import context as otel
 
 from ..baggage import codec
-from ..config import Accept, Field, settings
+from ..config import Accept, Field, settings, switched_on
 from ..context import attached, with_key
 from ..errors import ConfigurationError, IdentityError, RoutesNotSyncedError
 from ..key import RESERVED
@@ -36,6 +36,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _ADAPTER = "asgi"
 # Stands in the scope while one of us is at work, so that a mounted application with a middleware of its own does not decide again.
 _MARK = "tenancy.admitted"
+_SHARED = (b"baggage", b"tracestate")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 # https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1, and the registry it set up.
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
@@ -70,12 +71,13 @@ class TenancyMiddleware:
 
     Raises:
         ConfigurationError: If an argument cannot be used.
+        IdentityError: If tenancy is switched off in a sandbox.
     """
 
     if not TYPE_CHECKING:
 
         def __new__(cls, app, **_):
-            return super().__new__(cls) if settings().enabled else app
+            return super().__new__(cls) if switched_on() else app
 
     def __init__(
         self,
@@ -126,6 +128,10 @@ class TenancyMiddleware:
         headers = scope["headers"]
         if not isinstance(headers, (list, tuple)):  # the specification asks for an iterable only
             headers = scope["headers"] = list(headers)
+        for _, value in headers:
+            if b"\\" in value:
+                headers = scope["headers"] = _without_escapes(headers)
+                break
         if not self._synced and current_codec().read(headers).key is not None:
             try:
                 await self._sync()
@@ -214,7 +220,6 @@ class TenancyMiddleware:
         loop = asyncio.get_running_loop()
         waiting = self._syncing
         if waiting is None or waiting.done() or waiting.get_loop() is not loop:
-            # Not `Admission.synced`, whose first look at the source is in the event loop.
             waiting = self._syncing = loop.create_task(asyncio.to_thread(self._admission.wait_synced))
             waiting.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(waiting)
@@ -280,6 +285,27 @@ class _Reply:
         return self._verdict.reason if self._verdict is not None and admitted.outcome in ("absent", "accepted") else admitted.reason
 
 
+def _without_escapes(headers: Any) -> list[Any]:
+    """
+    The headers less those members of others that would let OpenTelemetry's ASGI instrumentation, inside of us, see a key that is not there:
+    where a value is not UTF-8 it undoes backslash escapes, of the whole value. Neither may stand in a ``baggage`` header.
+    """
+    return [
+        (name, b",".join(member for member in value.split(b",") if member.isascii()))
+        if name.lower() in _SHARED and b"\\" in value and not _is_utf8(value)
+        else (name, value)
+        for name, value in headers
+    ]
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _same(headers: Any, written: Any) -> bool:
     """
     Whether rewriting changed nothing but the order of headers and of baggage members.
@@ -288,7 +314,7 @@ def _same(headers: Any, written: Any) -> bool:
 
 
 def _shared(headers: Any) -> list[list[bytes]]:
-    return sorted(sorted(value.split(b",")) for name, value in headers if name.lower() in (b"baggage", b"tracestate"))
+    return sorted(sorted(value.split(b",")) for name, value in headers if name.lower() in _SHARED)
 
 
 def _malformed(headers: Any, admitted: Admitted) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from .._optional import extra
 from .._patches import Patches
-from ..config import settings
+from ..config import switched_on
 from ..context import routing_key
 from ..key import RoutingKey
 from .asgi import TenancyMiddleware
@@ -41,7 +41,7 @@ def instrument() -> None:
     It stands where ``app.add_middleware(TenancyMiddleware)`` as the last call would put it: inside of Starlette's own handler for errors
     that nothing else handles, and of OpenTelemetry's instrumentation.
     """
-    if settings().enabled and not _patches:
+    if switched_on() and not _patches:
         # Not build_middleware_stack: OpenTelemetry's instrumentation keeps the one that was there before, for each application.
         _patches.wrap(Starlette, "__call__", _patched)
         _patches.wrap(FastAPI, "__call__", _patched)

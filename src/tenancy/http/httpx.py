@@ -7,12 +7,15 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context
 
 from .._optional import extra
 from .._patches import Patches
-from ..config import settings
-from ..context import attached, with_key
+from ..config import switched_on
+from ..context import attached
+from ..egress import current_egress
 from ..key import RoutingKey
 from ..scope import scope
 from .outbound import outbound
@@ -38,11 +41,12 @@ class TenancyTransport(httpx.BaseTransport):
     if not TYPE_CHECKING:
 
         def __new__(cls, transport=None):
-            if not settings().enabled:
+            if not switched_on():
                 return httpx.HTTPTransport() if transport is None else transport
             return super().__new__(cls)
 
     def __init__(self, transport: httpx.BaseTransport | None = None) -> None:
+        current_egress()  # a mistake in trusted_hosts shows here, not in the first request
         self._inner = httpx.HTTPTransport() if transport is None else transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -81,11 +85,12 @@ class AsyncTenancyTransport(httpx.AsyncBaseTransport):
     if not TYPE_CHECKING:
 
         def __new__(cls, transport=None):
-            if not settings().enabled:
+            if not switched_on():
                 return httpx.AsyncHTTPTransport() if transport is None else transport
             return super().__new__(cls)
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        current_egress()
         self._inner = httpx.AsyncHTTPTransport() if transport is None else transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -120,7 +125,8 @@ def instrument() -> None:
     """
     Make every client of this process carry the routing key, those that exist already included; nothing where tenancy is switched off.
     """
-    if settings().enabled and not _patches:
+    if switched_on() and not _patches:
+        current_egress()  # a mistake in trusted_hosts shows here, not in the first request
         _patches.wrap(httpx.HTTPTransport, "handle_request", _patched)
         _patches.wrap(httpx.AsyncHTTPTransport, "handle_async_request", _patched_async)
 
@@ -152,19 +158,14 @@ def _patched_async(original: Callable[..., Any]) -> Callable[..., Any]:
     return handle_async_request
 
 
-class _Leaving(NamedTuple):
-    request: httpx.Request
-    withheld: RoutingKey | None
-
-
-def _leaving(request: httpx.Request) -> _Leaving:
+def _leaving(request: httpx.Request) -> tuple[httpx.Request, Context | None]:
     """
-    The request that is sent in place of *request*, which stays as it is: the client may still send it elsewhere.
+    The request that is sent in place of *request*, which stays as it is: the client may still send it elsewhere; and the context for it.
     """
     # The host as the connection pool gets it, which is not always what `url.host` shows.
-    headers, withheld = outbound(request.headers.raw, request.url.raw_host.decode("ascii", "replace"), adapter=_ADAPTER)
+    headers, withheld, context = outbound(request.headers.raw, request.url.raw_host.decode("ascii", "replace"), adapter=_ADAPTER)
     if headers is None:
-        return _Leaving(request, None)
+        return request, context
     stream = request.stream
     if withheld is not None and not isinstance(stream, httpx.ByteStream):
         stream = _InScope(stream, withheld)
@@ -172,22 +173,22 @@ def _leaving(request: httpx.Request) -> _Leaving:
     copied.extensions = request.extensions
     if isinstance(stream, httpx.ByteStream):
         copied.read()
-    return _Leaving(copied, withheld)
+    return copied, context
 
 
 def _send(inner: Callable[[httpx.Request], httpx.Response], request: httpx.Request) -> httpx.Response:
-    leaving, withheld = _leaving(request)
-    if withheld is None:
+    leaving, context = _leaving(request)
+    if context is None:
         return inner(leaving)
-    with attached(with_key(None)):
+    with attached(context):
         return inner(leaving)
 
 
 async def _send_async(inner: Callable[[httpx.Request], Any], request: httpx.Request) -> httpx.Response:
-    leaving, withheld = _leaving(request)
-    if withheld is None:
+    leaving, context = _leaving(request)
+    if context is None:
         return await inner(leaving)  # type: ignore[no-any-return]
-    with attached(with_key(None)):
+    with attached(context):
         return await inner(leaving)  # type: ignore[no-any-return]
 
 

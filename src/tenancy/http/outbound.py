@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..context import cleared, routing_key
+from opentelemetry.context import Context
+
+from ..context import cleared, routing_key, with_key, without_trace_key
 from ..egress import current_egress, report_withheld
 from ..key import RoutingKey
 from ..observe import report_malformed
@@ -21,12 +23,14 @@ class Outbound(NamedTuple):
 
     Args:
         headers: Its headers, of the shape that was given; None: those that it has.
-        withheld: The current key, where the host must not be told it: it must not be current either while the request is sent, or an
-            OpenTelemetry instrumentation further in would write it again.
+        withheld: The current key, where the host must not be told it.
+        context: The context in which it is sent, so that an OpenTelemetry instrumentation further in does not write again what the host
+            must not see; None: the current one is right.
     """
 
     headers: Any
     withheld: RoutingKey | None = None
+    context: Context | None = None
 
 
 _AS_IT_IS = Outbound(None)
@@ -47,7 +51,8 @@ def outbound(headers: Any, host: str | None, *, adapter: str) -> Outbound:
         if reading.malformed is not None:
             report_malformed(adapter, reading.malformed, "it is not sent")
         elif reading.key is None:
-            return _AS_IT_IS
+            context = without_trace_key(None)
+            return _AS_IT_IS if context is None or current_egress().allows(host) else Outbound(None, None, context)
         named = reading.key
     else:
         named = key
@@ -55,4 +60,4 @@ def outbound(headers: Any, host: str | None, *, adapter: str) -> Outbound:
         return Outbound(inject(headers, key=None if key is None and cleared() else named))
     if named is not None:
         report_withheld(adapter, host)
-    return Outbound(inject(headers, key=None), key)
+    return Outbound(inject(headers, key=None), key, without_trace_key(None) if key is None else with_key(None))

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from .._optional import extra
 from .._patches import Patches
-from ..config import settings
-from ..context import attached, with_key
+from ..config import settings, switched_on
+from ..context import attached
+from ..egress import current_egress
 from ..key import RoutingKey
 from ..scope import scope
 from .outbound import outbound
@@ -54,7 +55,8 @@ def instrument() -> None:
     """
     Make every session of this process carry the routing key, those that exist already included; nothing where tenancy is switched off.
     """
-    if settings().enabled and not _patches:
+    if switched_on() and not _patches:
+        current_egress()  # a mistake in trusted_hosts shows here, not in the first request
         _patches.wrap(HTTPAdapter, "send", _patched)
 
 
@@ -76,15 +78,16 @@ def _patched(original: Callable[..., Response]) -> Callable[..., Response]:
 
 
 def _send(inner: Callable[..., Response], request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
-    headers, withheld = outbound(list((request.headers or {}).items()), _host(request.url), adapter=_ADAPTER)
-    if headers is None:
-        return inner(request, *args, **kwargs)
-    leaving = request.copy()
-    leaving.headers = CaseInsensitiveDict(headers)
-    if withheld is None:
+    headers, withheld, context = outbound(list((request.headers or {}).items()), _host(request.url), adapter=_ADAPTER)
+    leaving = request
+    if headers is not None:
+        leaving = request.copy()
+        leaving.headers = CaseInsensitiveDict(headers)
+    if withheld is not None:
+        leaving.body = _in_scope(leaving.body, withheld)
+    if context is None:
         return inner(leaving, *args, **kwargs)
-    leaving.body = _in_scope(leaving.body, withheld)
-    with attached(with_key(None)):
+    with attached(context):
         return inner(leaving, *args, **kwargs)
 
 

@@ -47,7 +47,7 @@ def warn_once(subject: str, message: str, *arguments: object, level: int = loggi
         arguments: The values for it.
         level: The level of `logging`.
     """
-    kind = subject.partition(":")[0]
+    kind = subject[: subject.find(":") + 1]
     if subject not in _warned and _kinds[kind] < _MAX_WARNED:
         _warned.add(subject)
         _kinds[kind] += 1

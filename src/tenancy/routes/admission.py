@@ -4,6 +4,7 @@ Admission: what becomes of the key that a piece of inbound work carries. One rul
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, NamedTuple
 
 from ..config import Accept, settings
@@ -47,7 +48,7 @@ class Admission:
         routes: The live route table; default the one of the settings.
 
     Raises:
-        ConfigurationError: If *accept* is ``known`` and there is no route source.
+        ConfigurationError: If *accept* is ``known`` and there is no route source, or is nothing that can decide.
     """
 
     def __init__(self, adapter: str, *, accept: Accept | None = None, routes: LiveRoutes | None = None) -> None:
@@ -62,14 +63,11 @@ class Admission:
             )
         if accept not in ("known", "all", "none") and not callable(accept):
             raise ConfigurationError(f"accept is {accept!r}; use 'known', 'all', 'none' or a function")
+        if inspect.iscoroutinefunction(accept) or inspect.iscoroutinefunction(getattr(accept, "__call__", None)):  # noqa: B004
+            raise ConfigurationError(
+                f"accept is the coroutine function {accept!r}, whose result is awaited by nobody and would pass for true; use a function"
+            )
         self.accept: Accept = accept
-
-    @property
-    def pending(self) -> bool:
-        """
-        Whether the route table has to be waited for before a key can be admitted.
-        """
-        return self.accept == "known" and self.routes is not None and self.routes.peek() is None
 
     def wait_synced(self) -> None:
         """
@@ -77,13 +75,6 @@ class Admission:
         """
         if self.routes is not None:
             self.routes.wait_synced(settings().routes_deadline)
-
-    async def synced(self) -> None:
-        """
-        Like `wait_synced`, without blocking the event loop.
-        """
-        if self.routes is not None:
-            await self.routes.synced(settings().routes_deadline)
 
     def admit(self, carrier: Any) -> Admitted:
         """

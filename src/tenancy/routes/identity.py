@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 from typing import NamedTuple
 
-from ..config import Settings, settings
+from ..config import Settings, settings, switched_on
 from ..errors import IdentityError
 from ..naming import is_workload
 from .table import RouteTable
@@ -45,11 +45,7 @@ def resolve_identity(workload: str | None = None, *, using: Settings | None = No
     """
     using = settings() if using is None else using
     workload = using.workload if workload is None else workload
-    if using.sandbox is not None and not using.enabled:
-        raise IdentityError(
-            f"tenancy is switched off (TENANCY_ENABLED) in sandbox {using.sandbox!r}, which would take the baseline's work; switch it on, or "
-            "remove TENANCY_SANDBOX"
-        )
+    switched_on(using)
     if not workload:
         raise IdentityError(
             "this process's workload is not known; set TENANCY_WORKLOAD=namespace/name, or pass workload='namespace/name'"
@@ -82,7 +78,7 @@ def check_known(identity: Identity, table: RouteTable) -> None:
     if identity.workload in table.workloads:
         return
     close = difflib.get_close_matches(identity.workload, table.workloads, n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
     raise IdentityError(
         f"the route table does not know the workload {identity.workload!r}{hint} Correct TENANCY_WORKLOAD, or add the workload to "
         "'workloads' in the table"

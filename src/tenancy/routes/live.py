@@ -133,7 +133,9 @@ class LiveRoutes:
             try:
                 mark = self.source.mark()
                 if self._table is None or self._error is not None or mark != self._mark:
-                    self._table, self._mark, self._error = self.source.read(), mark, None
+                    table = self.source.read()
+                    if self.source.mark() == mark:  # else it was written meanwhile, and this may be the half of it: look again
+                        self._table, self._mark, self._error = table, mark, None
             except RouteSourceError as error:
                 if str(error) != str(self._error):
                     self._failed(error)

@@ -119,6 +119,9 @@ def parse_table(document: Any, *, origin: str) -> RouteTable:
     for index, entry in enumerate(_list(document, "routes", origin)):
         place = f"{origin}: routes[{index}]"
         _check_fields(entry, place, {"workload", "key", "sandbox", "generation"}, {"workload", "key", "sandbox"})
+        for name in ("key", "sandbox"):
+            if not isinstance(entry[name], str):  # YAML reads 42 as a number, and no as false
+                raise RouteSourceError(f"{place}: {name} is {_shown(entry[name])}; it must be text, so write it in quotes")
         try:
             key, sandbox = RoutingKey(entry["key"]), RoutingKey(entry["sandbox"])
         except InvalidRoutingKeyError as error:

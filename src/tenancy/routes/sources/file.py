@@ -43,14 +43,14 @@ class FileSource:
 
     def mark(self) -> object:
         """
-        Return what identifies the file's present content: where the links lead, and that file's inode, time and size.
+        Return what identifies the file's present content: where the links lead, and that file's inode, times and size.
         """
         try:
             real = os.path.realpath(self.path)
             status = os.stat(real)
         except OSError:
             return ("missing", str(self.path))
-        return (real, status.st_ino, status.st_mtime_ns, status.st_size)
+        return (real, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
 def open_source(url: str) -> FileSource:
