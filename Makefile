@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint
+.PHONY: help install demo test bench lint
 
 help:  ## What there is to do
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(INSTALLED)  ## Start the shop, send traffic, check every hop (ARGS=--jso
 
 test: $(INSTALLED)  ## Run all tests, on whatever servers can be had (ARGS for pytest)
 	@$(RUN) -m pytest $(ARGS)
+
+bench: $(INSTALLED)  ## Measure figures as ratios in one run; build/bench.json (ARGS for names)
+	@$(RUN) -m tests.bench $(ARGS)
 
 lint: $(INSTALLED)  ## Formatting, lint, types, import rules
 	$(RUN) -m ruff format --check .

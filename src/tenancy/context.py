@@ -10,6 +10,7 @@ from typing import Any
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel
+from opentelemetry.baggage import get_baggage
 from opentelemetry.context import Context
 
 from .config import settings
@@ -29,7 +30,7 @@ def routing_key(context: Context | None = None) -> RoutingKey | None:
     Args:
         context: The OpenTelemetry context to look in; default the current one.
     """
-    value = baggage.get_baggage(settings().member, context)
+    value = get_baggage(settings().member, context)
     return value if value is None or type(value) is RoutingKey else RoutingKey.parse(value)
 
 

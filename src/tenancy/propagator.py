@@ -15,7 +15,7 @@ from opentelemetry.propagators import textmap
 
 from .baggage import Codec, Reading, codec, members
 from .carrier import pairs, rebuilt, text
-from .config import settings
+from .config import Settings, settings
 from .context import cleared, routing_key, with_key
 from .key import RoutingKey
 from .observe import count, report_malformed
@@ -44,8 +44,14 @@ def current_codec() -> Codec:
     """
     Return the codec for the fields of the current settings.
     """
+    global _codec
     current = settings()
-    return codec(current.read, current.write)
+    if _codec is None or _codec[0] is not current:
+        _codec = current, codec(current.read, current.write)
+    return _codec[1]
+
+
+_codec: tuple[Settings, Codec] | None = None
 
 
 def read(carrier: Any, *, adapter: str) -> Reading:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     assert_type(tenancy.routing_key(), tenancy.RoutingKey | None)
     assert_type(tenancy.RoutingKey.parse("x"), tenancy.RoutingKey | None)
     assert_type(tenancy.inject(), dict[str, str])
+    maybe: dict[str, str] | None = {}
+    assert_type(tenancy.inject(maybe), dict[str, str])
     assert_type(tenancy.inject([("a", b"1")]), list[tuple[str, bytes]])
     assert_type(tenancy.inject({"a": "1"}, key=key), dict[str, str])
     assert_type(tenancy.extract({"a": "1"}), tenancy.RoutingKey | None)
