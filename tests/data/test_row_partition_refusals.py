@@ -35,6 +35,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ObjectNotExecutableError, SAWarning
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, joinedload, mapped_column, synonym
+from sqlalchemy.sql import elements
 from sqlalchemy.sql.expression import ClauseElement, Executable
 
 from tenancy.data._sqlalchemy_rules import MARKERS
@@ -85,6 +86,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "text_suffix": (select(u.id).suffix_with("UNION SELECT id FROM users"), "SQL given as text"),
     "text_prefix": (select(u.id).prefix_with("(SELECT 1),"), "SQL given as text"),
     "text_hint": (select(u.id).with_statement_hint("UNION SELECT id FROM users"), "SQL given as text"),
+    "text_comment": (text("SELECT id -- the user's id\nFROM users -- it's the key"), "SQL given as text"),
+    "text_column_from": (select(text("* FROM users")), "SQL given as text"),
+    "literal_column_from": (select(literal_column("count(*) FROM users")), "SQL given as text"),
+    "text_onclause_join": (
+        select(u.id).join_from(users, orders, text("users.id = orders.user_id CROSS JOIN items")),
+        "SQL given as text",
+    ),
     "text_union": (union_all(select(u.id), text("SELECT id FROM users").columns(column("id"))), "SQL given as text"),
     "text_update": (update(users).where(text("id IN (SELECT 1)")).values(name="x"), "SQL given as text"),
     "text_onclause": (select(u.id).outerjoin_from(users, orders, text("EXISTS (SELECT 1)")), "SQL given as text"),
@@ -205,6 +213,32 @@ def test_allowed_by_execution_option(memory: Engine, name: str) -> None:
         connection.execute(statement, execution_options={"tenancy_raw_sql": True})
         with pytest.raises(PartitionError):
             connection.execute(statement)
+
+
+def test_condition_that_ends_with_a_comment(memory: Engine) -> None:
+    """The parentheses that go around a condition are not a part of its comment."""
+    condition = text("users.id > 3 -- don't show the first ones")
+    with scope("a"), memory.connect() as connection:
+        assert connection.scalars(select(u.id).where(condition)).all() == [6, 9, 12]
+        assert connection.execute(update(users).where(condition).values(name="x")).rowcount == 3
+
+
+@pytest.mark.skipif(not hasattr(elements, "TString"), reason="before SQLAlchemy 2.1")
+def test_template_strings(memory: Engine) -> None:
+    """The pieces of a template string are read as one text."""
+    kinds: Any = elements
+
+    def piece(*parts: Any) -> Any:
+        made = kinds.TString.__new__(kinds.TString)  # the constructor needs a newer Python
+        made.parts = [kinds._TStringText(part) if isinstance(part, str) else part for part in parts]
+        return made
+
+    with scope("a"), memory.connect() as connection:
+        harmless = piece("abs(", u.id, ") > 5 AND substr(", u.name, ", 1) > ''")
+        assert connection.scalars(select(u.id).where(harmless)).all() == [6, 9, 12]
+        for parts in (("abs(", u.id, ") > 0 OR 1 IN (SELECT 1)"), ("1 = 1) OR (", u.id, " > 1"), (u.id, " > 0 FROM orders")):
+            with pytest.raises(PartitionError, match="SQL given as text"):
+                connection.execute(select(u.id).where(piece(*parts)))
 
 
 def test_option_loosens_text_only(memory: Engine) -> None:

@@ -25,6 +25,10 @@ from tenancy.data._sqlalchemy_raw import cannot_touch_rows, may_read_tables
         "(a = 1) AND (b IN (1, 2))",
         "FOR UPDATE SKIP LOCKED",
         "a IS DISTINCT FROM b",
+        "a IS NOT DISTINCT FROM b AND (extract(day FROM made_at) > 1)",
+        "amount > 10 -- don't select (the small ones\n",
+        "/*+ HashJoin(users orders) */",
+        "name = '--' AND (a = 1)",
     ],
 )
 def test_fragments_that_read_nothing(fragment: str) -> None:
@@ -46,6 +50,12 @@ def test_fragments_that_read_nothing(fragment: str) -> None:
         "(",
         "name = '\\' OR id IN (select 1) --'",
         "name = 'open (select",
+        "id > 0 -- the owner's\n AND id IN (SELECT 1) -- it's safe",
+        "* FROM users",
+        "count(*) from users",
+        "a = b CROSS JOIN users",
+        "name = $$'$$ OR id IN (SELECT 1) -- '",
+        "a /*",
     ],
 )
 def test_fragments_that_may_read(fragment: str) -> None:
@@ -72,6 +82,8 @@ def test_fragments_that_may_read(fragment: str) -> None:
         "ALTER TABLE x ADD COLUMN y INTEGER",
         "DROP TABLE x",
         "NOTIFY channel, 'payload'",
+        "SELECT 1 -- FROM users",
+        "/* it's a health check */ SELECT 1",
     ],
 )
 def test_statements_that_touch_no_rows(statement: str) -> None:
@@ -110,6 +122,12 @@ def test_statements_that_touch_no_rows(statement: str) -> None:
         "-- harmless\nDELETE FROM users",
         "/* SELECT 1 */ DELETE FROM users",
         "SELECT '\\' FROM users --'",
+        "SELECT id -- the user's id\nFROM users -- it's the key",
+        "SELECT id /* the user's id */ FROM users /* it's the key */",
+        "SELECT id /* a /* user's */ FROM users -- '",
+        "SELECT $$'$$, id FROM users, (VALUES ($$'$$)) AS x",
+        "SELECT $a$'$a$, id FROM users -- '",
+        "SELECT 1 /* -- */ FROM users",
     ],
 )
 def test_statements_that_may_touch_rows(statement: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,6 +111,7 @@ class TestServicerContext:
             assert isinstance(context, grpc.ServicerContext)
             assert all(callable(getattr(context, name)) for name in grpc.ServicerContext.__abstractmethods__)
             assert context.is_active()
+            assert weakref.ref(context)() is context
             assert "127.0.0.1" in context.peer()
             assert {entry.key: entry.value for entry in context.invocation_metadata()}["x"] == "1"
             context.user = "me"

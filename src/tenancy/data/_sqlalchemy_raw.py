@@ -8,9 +8,15 @@ import re
 
 __all__ = ["cannot_touch_rows", "may_read_tables"]
 
-# Quoted strings and identifiers say nothing about the structure of a statement, so they are taken out before looking for keywords.
-_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
-_READS = re.compile(r"\b(?:select|table|union|intersect|except)\b|;", re.IGNORECASE)
+# Quoted strings, quoted identifiers and comments say nothing about the structure of a statement, so they are taken out before looking for
+# keywords: together and from left to right, since an apostrophe in a comment opens nothing, and a dash in a string neither.
+_QUOTED = re.compile(
+    r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*(?:(?!/\*|\*/).)*\*/|(?P<dollar>\$(?:[^\W\d]\w*)?\$)", re.DOTALL
+)
+_UNTOLD = re.compile(r"/\*|\$(?:[^\W\d]\w*)?\$")
+_READS = re.compile(r"\b(?:select|table|union|intersect|except|join)\b|;", re.IGNORECASE)
+# In parentheses, FROM belongs to a function, as in extract(year FROM x); a subselect there has its SELECT.
+_NESTING = re.compile(r"[()]|\b(?:distinct\s+)?from\b", re.IGNORECASE)
 _FROM = re.compile(r"\b(?:from|into|table|join|union|intersect|except|select\b.*\bselect)\b|;", re.IGNORECASE | re.DOTALL)
 _SELECT = re.compile(r"\s*select\b", re.IGNORECASE)
 _SESSION = re.compile(
@@ -33,9 +39,9 @@ def may_read_tables(fragment: str) -> bool:
     if plain is None or _READS.search(plain):
         return True
     depth = 0
-    for character in plain:
-        depth += (character == "(") - (character == ")")
-        if depth < 0:
+    for found in _NESTING.findall(plain):
+        depth += (found == "(") - (found == ")")
+        if depth < 0 or (depth == 0 and found.lower() == "from"):
             return True
     return depth != 0
 
@@ -60,7 +66,9 @@ def cannot_touch_rows(statement: str) -> bool:
 
 
 def _unquoted(text: str) -> str | None:
-    # A backslash may or may not escape a quote, depending on the server's settings: then nothing can be told.
+    # A backslash may or may not escape a quote, depending on the server's settings, and comments may or may not nest, depending on the
+    # database; of text in dollars the end is not looked for. Then nothing can be told.
     if "\\'" in text:
         return None
-    return _QUOTED.sub(" ", text)
+    plain = _QUOTED.sub(lambda match: match["dollar"] or " ", text)
+    return None if _UNTOLD.search(plain) else plain

@@ -215,7 +215,9 @@ class PartitionCompiler(SQLCompiler):
     def visit_textclause(self, textclause: Any, *args: Any, **kwargs: Any) -> str:
         visit: Any = super().visit_textclause
         self._refuse_raw(textclause.text, always=not self.stack)
-        return str(visit(textclause, *args, **kwargs))
+        text = str(visit(textclause, *args, **kwargs))
+        # We put parentheses around conditions, and a comment at the end must not swallow the closing one.
+        return f"{text}\n" if self._mode is not None and "--" in text else text
 
     def visit_textual_select(self, taf: Any, *args: Any, **kwargs: Any) -> str:
         visit: Any = super().visit_textual_select
@@ -224,14 +226,9 @@ class PartitionCompiler(SQLCompiler):
 
     def visit_tstring(self, tstring: Any, *args: Any, **kwargs: Any) -> str:
         visit: Any = super().visit_tstring
-        self._refuse_raw("", always=not self.stack)
+        pieces = (part.text if part.__visit_name__ == "tstring_text" else " ? " for part in tstring.parts)
+        self._refuse_raw("".join(pieces), always=not self.stack)
         return str(visit(tstring, *args, **kwargs))
-
-    def visit_tstring_text(self, element: Any, **kwargs: Any) -> str:
-        visit: Any = super().visit_tstring_text
-        # One text is cut in pieces by its values, so its parentheses are counted by nobody; a keyword is still seen.
-        self._refuse_raw(re.sub(r"[()]", " ", element.text))
-        return str(visit(element, **kwargs))
 
     def escape_literal_column(self, text: Any) -> Any:
         self._refuse_raw(text)

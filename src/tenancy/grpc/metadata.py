@@ -4,7 +4,7 @@ gRPC metadata: what a call carries, and what a handler sees of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
@@ -57,7 +57,8 @@ def outgoing(metadata: Iterable[Any] | None, destination: Destination) -> Outgoi
         if reading.malformed is not None:
             report_malformed("grpc", reading.malformed, "it is not sent")
         elif reading.key is None:
-            return None
+            # Reading has used up what can be read only once.
+            return None if isinstance(metadata, Collection) else Outgoing(entries, None)
         key = None if cleared() else reading.key
     if key is not None and not destination.trusted:
         destination.withhold()

@@ -114,7 +114,7 @@ class _Servicer:
     A servicer context with other invocation metadata; in all else, and for `isinstance`, the one that it stands for.
     """
 
-    __slots__ = ("_tenancy_metadata", "_tenancy_servicer")
+    __slots__ = ("__weakref__", "_tenancy_metadata", "_tenancy_servicer")
 
     def __init__(self, servicer: Any, metadata: tuple[Any, ...]) -> None:
         object.__setattr__(self, "_tenancy_servicer", servicer)
