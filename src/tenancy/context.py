@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import Token
 from typing import Any
 
 from opentelemetry import baggage, trace
@@ -16,7 +17,7 @@ from opentelemetry.context import Context
 from .config import settings
 from .key import RoutingKey
 
-__all__ = ["attached", "cache_key", "cleared", "routing_key", "with_key", "without_trace_key"]
+__all__ = ["Step", "attached", "cache_key", "cleared", "routing_key", "with_key", "without_trace_key"]
 
 # Says that there is no key on purpose (a scope on None, a refused key), as opposed to nobody having said anything. It is no second
 # store: `routing_key` never looks at it, and a key in baggage makes it void.
@@ -149,6 +150,29 @@ def attached(context: Context) -> Iterator[None]:
         yield
     finally:
         otel.detach(token)
+
+
+class Step:
+    """
+    One step of a generator or iterator, as a context manager to be entered again and again: its own context goes in, whatever it left
+    current (an open span, say) is kept for the next step, and the consumer's context comes back.
+
+    Args:
+        context: The context of the first step.
+    """
+
+    __slots__ = ("_token", "context")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._token: Token[Context]
+
+    def __enter__(self) -> None:
+        self._token = otel.attach(self.context)
+
+    def __exit__(self, *error: object) -> None:
+        self.context = otel.get_current()
+        otel.detach(self._token)
 
 
 def cache_key(name: str) -> str:

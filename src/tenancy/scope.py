@@ -15,7 +15,7 @@ from opentelemetry import context as otel
 from opentelemetry.context import Context
 
 from .carrier import headers_of
-from .context import attached, with_key
+from .context import Step, attached, with_key
 from .key import RoutingKey
 from .propagator import extract
 
@@ -102,29 +102,10 @@ def _coroutine(function: Callable[..., Any], key: RoutingKey | None) -> Callable
     return run
 
 
-class _Step:
-    """
-    One step of a generator: the generator's own context goes in, whatever it left current (an open span, say) is kept for the next step,
-    and the consumer's context comes back.
-    """
-
-    __slots__ = ("_token", "context")
-
-    def __init__(self, key: RoutingKey | None) -> None:
-        self.context = with_key(key)
-
-    def __enter__(self) -> None:
-        self._token = otel.attach(self.context)
-
-    def __exit__(self, *error: object) -> None:
-        self.context = otel.get_current()
-        otel.detach(self._token)
-
-
 def _generator(function: Callable[..., Any], key: RoutingKey | None) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         body = function(*args, **kwargs)
-        step = _Step(key)
+        step = Step(with_key(key))
         advance: Callable[[], Any] = functools.partial(next, body)
         while True:
             try:
@@ -149,7 +130,7 @@ def _generator(function: Callable[..., Any], key: RoutingKey | None) -> Callable
 def _async_generator(function: Callable[..., Any], key: RoutingKey | None) -> Callable[..., Any]:
     async def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         body = function(*args, **kwargs)
-        step = _Step(key)
+        step = Step(with_key(key))
         advance: Callable[[], Any] = body.__anext__
         while True:
             try:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceState, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import tenancy
+from tenancy.context import attached
+from tenancy.grpc.metadata import outgoing
 from tenancy.grpc.target import Destination, hosts_of
 
 
@@ -71,3 +75,18 @@ def test_more_hosts_by_setting() -> None:
     """The setting trusted_hosts adds hosts."""
     tenancy.configure(trusted_hosts="api.example.com")
     assert Destination("dns:///api.example.com:443").trusted
+
+
+def test_a_tracestate_that_came_in_does_not_take_a_key_to_an_untrusted_target() -> None:
+    """What another interceptor sends of the current span names no key where the target must not see one."""
+    state = TraceState([("vendor", "1"), ("sd-routing-key", "pr-42")])
+    span = NonRecordingSpan(SpanContext(1, 2, is_remote=True, trace_state=state))
+    with attached(set_span_in_context(span)):
+        assert outgoing(None, Destination(trusted=True)) is None
+        sent = outgoing(None, Destination("api.example.com:443"))
+        assert sent is not None
+        assert sent.context is not None
+        carrier: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carrier, sent.context)
+        assert carrier["tracestate"] == "vendor=1"
+    assert outgoing(None, Destination("api.example.com:443")) is None

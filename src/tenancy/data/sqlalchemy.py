@@ -19,9 +19,9 @@ with extra("sqlalchemy", "sqlalchemy"):
     from sqlalchemy.sql.lambdas import StatementLambdaElement
     from sqlalchemy.sql.selectable import GenerativeSelect
 
-from ..config import settings
+from ..config import switched_on
 from ..context import routing_key
-from ..errors import ConfigurationError, IdentityError, PartitionError
+from ..errors import ConfigurationError, PartitionError
 from ..key import RoutingKey
 from ..observe import count
 from ._sqlalchemy_raw import cannot_touch_rows
@@ -111,13 +111,7 @@ class RowPartition:
             ConfigurationError: If the database is another one, or the engine has a partition already.
             IdentityError: If tenancy is switched off in a sandbox.
         """
-        current = settings()
-        if not current.enabled:
-            if current.sandbox is not None:
-                raise IdentityError(
-                    f"tenancy is switched off (TENANCY_ENABLED) in sandbox {current.sandbox!r}, which would write its rows among the "
-                    "baseline's; switch it on, or remove TENANCY_SANDBOX"
-                )
+        if not switched_on():
             return
         engine = _sync(engine)
         dialect = engine.dialect

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel
 
 from .._optional import extra
-from ..config import settings
+from ..config import switched_on
 from ..context import attached
 from .client import with_metadata
 from .metadata import outgoing
@@ -49,7 +49,7 @@ def aio_client_interceptors(*, trusted: bool | str = True) -> list[grpc.aio.Clie
         trusted: Whether the key may go where the channel leads. An interceptor cannot see that, so say True (the default: you put it
             there), False, or the channel's target, which is then judged by the setting ``trusted_hosts``.
     """
-    destination = Destination(trusted) if settings().enabled else None
+    destination = Destination(trusted) if switched_on() else None
     interceptors: list[Any] = [kind(destination) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)]
     return interceptors
 

@@ -11,12 +11,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from .._optional import extra
-from ..config import Accept, settings
-from ..context import attached
+from ..config import Accept, switched_on
+from ..context import Step, attached
 from ..routes import LiveRoutes
 from .reception import OnMalformed, Reception, with_behavior
 from .server import blocking
-from .steps import Step, aresponses
+from .steps import aresponses
 
 with extra("grpc", "grpc"):
     import grpc
@@ -50,7 +50,7 @@ class AioServerInterceptor(_Base):
     def __init__(
         self, *, accept: Accept | None = None, on_malformed: OnMalformed = "reject", routes: LiveRoutes | None = None
     ) -> None:
-        self._reception = Reception(accept, on_malformed, routes) if settings().enabled else None
+        self._reception = Reception(accept, on_malformed, routes) if switched_on() else None
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """

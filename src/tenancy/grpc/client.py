@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel
 
 from .._optional import extra
-from ..config import settings
-from ..context import attached, routing_key
+from ..config import switched_on
+from ..context import Step, attached, routing_key
 from .metadata import outgoing
-from .steps import Requests, Step, responses
+from .steps import Requests, responses
 from .target import Destination
 
 with extra("grpc", "grpc"):
@@ -47,7 +47,7 @@ class ClientInterceptor(_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream):
     """
 
     def __init__(self, *, trusted: bool | str = True) -> None:
-        self._destination = Destination(trusted) if settings().enabled else None
+        self._destination = Destination(trusted) if switched_on() else None
 
     def intercept_unary_unary(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
         """

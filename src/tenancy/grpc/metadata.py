@@ -11,7 +11,7 @@ from opentelemetry.context import Context
 
 from ..baggage import MAX_BYTES, MAX_MEMBERS
 from ..config import settings
-from ..context import cleared, routing_key, with_key
+from ..context import cleared, routing_key, with_key, without_trace_key
 from ..key import RoutingKey
 from ..observe import report_malformed
 from ..propagator import current_codec, inject
@@ -48,7 +48,9 @@ def outgoing(metadata: Iterable[Any] | None, destination: Destination) -> Outgoi
     Return what goes out with a call that was given *metadata*, or None where that is just what was given.
     """
     current = routing_key()
-    if current is None and not metadata:
+    # Another interceptor may send the tracestate that came in, with a key that the target must not see.
+    clean = None if destination.trusted or current is not None else without_trace_key(None)
+    if current is None and not metadata and clean is None:
         return None
     entries = list(metadata or ())
     key = current
@@ -58,13 +60,13 @@ def outgoing(metadata: Iterable[Any] | None, destination: Destination) -> Outgoi
             report_malformed("grpc", reading.malformed, "it is not sent")
         elif reading.key is None:
             # Reading has used up what can be read only once.
-            return None if isinstance(metadata, Collection) else Outgoing(entries, None)
+            return None if clean is None and isinstance(metadata, Collection) else Outgoing(entries, clean)
         key = None if cleared() else reading.key
     if key is not None and not destination.trusted:
         destination.withhold()
         key = None
     # Values of -bin entries are bytes; ours is text whatever stands beside it.
-    return Outgoing(inject(entries, key=key, binary=False), None if key == current else with_key(key))
+    return Outgoing(inject(entries, key=key, binary=False), clean if key == current else with_key(key))
 
 
 def canonical(metadata: Iterable[Any], key: RoutingKey) -> bool:

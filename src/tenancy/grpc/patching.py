@@ -10,7 +10,7 @@ from typing import Any
 
 from .._optional import extra
 from .._patches import Patches
-from ..config import settings
+from ..config import switched_on
 from .aio_client import aio_client_interceptors
 from .aio_server import AioServerInterceptor
 from .client import ClientInterceptor
@@ -33,7 +33,7 @@ def instrument() -> None:
     A key goes only to targets that the setting ``trusted_hosts`` allows. Calling this again, or with tenancy switched off, does nothing.
     """
     global _active
-    if _active is not None or not settings().enabled:
+    if _active is not None or not switched_on():
         return
     _active = patches = Patches()
     patches.wrap(grpc, "insecure_channel", functools.partial(_channel, patches))

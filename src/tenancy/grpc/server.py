@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .._optional import extra
-from ..config import Accept, settings
-from ..context import attached
+from ..config import Accept, switched_on
+from ..context import Step, attached
 from ..routes import LiveRoutes
 from .reception import OnMalformed, Reception, with_behavior
-from .steps import Step, responses
+from .steps import responses
 
 with extra("grpc", "grpc"):
     import grpc
@@ -45,7 +45,7 @@ class ServerInterceptor(_Base):
     def __init__(
         self, *, accept: Accept | None = None, on_malformed: OnMalformed = "reject", routes: LiveRoutes | None = None
     ) -> None:
-        self._reception = Reception(accept, on_malformed, routes) if settings().enabled else None
+        self._reception = Reception(accept, on_malformed, routes) if switched_on() else None
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """

@@ -6,33 +6,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
 from contextlib import aclosing
-from contextvars import Token
 from typing import Any
 
-from opentelemetry import context as otel
 from opentelemetry.context import Context
 
-__all__ = ["Requests", "Step", "arequests", "aresponses", "responses"]
+from ..context import Step
 
-
-class Step:
-    """
-    One step of an iterator, as a context manager to be entered again and again: its own context goes in, whatever it left current (an open
-    span, say) is kept for the next step, and the consumer's context comes back.
-    """
-
-    __slots__ = ("_token", "context")
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self._token: Token[Context]
-
-    def __enter__(self) -> None:
-        self._token = otel.attach(self.context)
-
-    def __exit__(self, *error: object) -> None:
-        self.context = otel.get_current()
-        otel.detach(self._token)
+__all__ = ["Requests", "arequests", "aresponses", "responses"]
 
 
 def responses(body: Iterable[Any], step: Step) -> Generator[Any, None, None]:
