@@ -14,7 +14,7 @@ install: $(INSTALLED)  ## Install the project and its development tools into .ve
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or later is needed; try: make PYTHON=python3.12 ...")'
-	@echo "Installing into $(VENV) ..."
+	@echo "Installing into $(VENV) ..." >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,opentelemetry]' --group dev

@@ -31,6 +31,11 @@ entries = st.lists(
 )
 
 
+NESTED: Any = {}
+for _ in range(5000):
+    NESTED = {"baggage": [NESTED, {"DataType": "String", "StringValue": NESTED}]}
+
+
 class Multi:
     """A multi-dictionary in httpx's manner."""
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -41,6 +43,28 @@ def test_work_of_a_pool_has_the_key_of_whoever_handed_it_over(pool: Executor) ->
         assert pool.submit(divmod, 7, 2).result() == (3, 1)
         with pytest.raises(ZeroDivisionError):
             pool.submit(divmod, 7, 0).result()
+
+
+def test_a_forked_worker_keeps_no_key() -> None:
+    """A worker that is forked under a key, or where there is none on purpose, does its next work in a context of its own."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("no fork here")
+    # In a process of its own, which has no threads when it forks.
+    code = """
+import multiprocessing, tenancy
+from concurrent.futures import ProcessPoolExecutor
+
+tenancy.instrument("concurrent.futures")
+headers = {"baggage": "sd-routing-key=pr-7"}
+for first in ("pr-1", None):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        with tenancy.scope(first):
+            print(pool.submit(tenancy.routing_key).result(), tenancy.routing_key())
+        print(pool.submit(tenancy.routing_key).result(), pool.submit(tenancy.inject, headers).result())
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    after = "None {'baggage': 'sd-routing-key=pr-7'}"
+    assert done.stdout.splitlines() == ["pr-1 pr-1", after, "None None", after]
 
 
 async def test_run_in_executor_has_the_key(instrumented: None) -> None:

@@ -27,13 +27,15 @@ def main() -> int:
     servers = ("kafka", "rabbitmq", "postgresql")
     parser.add_argument("--without", choices=servers, action="append", default=[], help="do as if this server could not be had")
     options = parser.parse_args()
+    if options.of_each < 1:
+        parser.error("--of-each: at least 1, or nothing is checked")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     errors = Console(stderr=True, highlight=False)
     try:
         with errors.status("starting") as status:
 
             def say(line: str) -> None:
-                errors.print(line, markup=False)
+                errors.print(line, markup=False, soft_wrap=True)
                 status.update(line)
 
             with Shop(options.sabotage, options.without, say) as shop:
@@ -43,7 +45,7 @@ def main() -> int:
                 report = shop.settle(requests, deadline=12 if options.sabotage else 30)
                 say("stopping")
     except (RuntimeError, StartError) as error:
-        errors.print(str(error), style="red", markup=False)
+        errors.print(str(error), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print("stopped")

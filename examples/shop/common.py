@@ -91,11 +91,9 @@ def consumer_or_sabotage(decorate: Any, handler: Any) -> Any:
 
         return unfiltered
     if SABOTAGE == "ambient":  # decides from the context around the consumer, where no message's key ever is
-        seen = [tenancy.routing_key()]
 
         async def ambient(message: Any) -> Any:
-            mine = str(seen[0] or "baseline") == VERSION
-            if not mine:
+            if str(tenancy.routing_key() or "baseline") != VERSION:
                 return await _acknowledge(message)
             with tenancy.scope(message):
                 return await handler(message)

@@ -14,12 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NoAnswer
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
 import aio_pika
 import httpx
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import create_engine, text
 
@@ -83,7 +85,7 @@ class Shop:
         """
         kinds = [kind for kind in EXPECTED for _ in range(of_each)]
         random.Random(42).shuffle(kinds)
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=30, trust_env=False) as client:
 
             def send(numbered: tuple[int, str | None]) -> Request:
                 number, kind = numbered
@@ -121,8 +123,9 @@ class Shop:
 
     def _start_servers(self) -> None:
         self._say("starting Kafka, RabbitMQ and PostgreSQL")
-        with ThreadPoolExecutor(3) as pool:
-            kafka, rabbitmq, postgresql = pool.map(self._server, ("kafka", "rabbitmq", "postgresql"))
+        names = ("kafka", "rabbitmq", "postgresql")
+        running = self._stack.enter_context(services.start_all(name for name in names if self._can_be_had(name)))
+        kafka, rabbitmq, postgresql = (running[name].address if name in running else None for name in names)
         self.legs["kafka"] = "apache" if kafka else "mock"
         self.legs["rabbitmq"] = "real" if rabbitmq else "skipped"
         self.legs["database"] = "postgresql" if postgresql else "sqlite"
@@ -136,36 +139,58 @@ class Shop:
             self._say("PostgreSQL: SQLite takes its place")
         self._database = (postgresql or f"sqlite:///{self._run / 'shop.db'}").replace("postgresql://", "postgresql+psycopg://", 1)
         self._environment = {"SHOP_KAFKA": kafka, "SHOP_RABBITMQ": rabbitmq or "", "SHOP_DATABASE": self._database}
-        self._create_tables()
-        admin, topic = AdminClient({"bootstrap.servers": kafka}), f"shop-orders-{self._id}"
-        if self.legs["kafka"] == "mock":
-            admin.list_topics(topic, 10)  # the mock makes the topics that it is asked about
-        else:
-            admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(30)
-            self._stack.callback(lambda: admin.delete_topics([topic])[topic].result(30))
+        self._tables("create")
+        self._at_end("the tables", lambda: self._tables("drop"))
+        self._create_topic(kafka)
         if rabbitmq:
-            self._stack.callback(lambda: asyncio.run(self._delete_queues(rabbitmq)))
+            self._at_end("the queues", lambda: asyncio.run(self._delete_queues(rabbitmq)))
 
-    def _server(self, name: str) -> str | None:
+    def _can_be_had(self, name: str) -> bool:
         if name in self._without:
-            return None
+            return False
         try:
-            service = services.start(name)
+            services.find(name)
         except services.Unavailable as reason:
             self._say(str(reason))
-            return None
-        self._stack.callback(service.close)
-        return service.address
+            return False
+        return True
 
-    def _create_tables(self) -> None:
+    def _at_end(self, what: str, remove: Callable[[], None]) -> None:
+        def removed() -> None:
+            try:
+                remove()
+            except Exception as error:  # noqa: BLE001 - a server that is gone must not hide why, nor keep the rest from being ended
+                self._say(f"{what} could not be removed: {error}")
+
+        self._stack.callback(removed)
+
+    def _tables(self, what: str) -> None:
         # The services define the tables; a process of their own makes them, since this one has none of their settings.
-        def tables(what: str) -> None:
-            script = "from examples.shop.common import DATABASE, metadata; import sqlalchemy; "
-            script += f"metadata.{what}_all(sqlalchemy.create_engine(DATABASE))"
-            subprocess.run([sys.executable, "-c", script], env=self._variables("demo", BASELINE, 0), cwd=_ROOT, check=True)
+        script = "from examples.shop.common import DATABASE, metadata; import sqlalchemy; "
+        script += f"metadata.{what}_all(sqlalchemy.create_engine(DATABASE))"
+        # In a session of its own it does not hear the terminal's Ctrl-C, which is for this process to act on.
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=self._variables("demo", BASELINE, 0),
+            cwd=_ROOT,
+            start_new_session=True,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"the database does not {what} the shop's tables:\n{done.stderr[-1000:]}")
 
-        tables("create")
-        self._stack.callback(tables, "drop")
+    def _create_topic(self, kafka: str) -> None:
+        admin, topic = AdminClient({"bootstrap.servers": kafka}), f"shop-orders-{self._id}"
+        try:
+            if self.legs["kafka"] == "mock":
+                admin.list_topics(topic, 10)  # the mock makes the topics that it is asked about
+                return
+            admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(30)
+        except (KafkaException, NoAnswer) as error:
+            raise RuntimeError(f"Kafka at {kafka} does not create the shop's topic: {str(error) or 'no answer in 30 s'}") from error
+        self._at_end("the topic", lambda: admin.delete_topics([topic])[topic].result(30))
 
     async def _delete_queues(self, rabbitmq: str) -> None:
         connection = await aio_pika.connect(rabbitmq)
@@ -235,6 +260,9 @@ class Shop:
             "SHOP_PORT": str(port),
             "SHOP_SABOTAGE": self._sabotage,
             "PYTHONUNBUFFERED": "1",
+            # All of it is here; a proxy of this machine's is for what is not.
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
         }
 
     def _wait_ready(self, running: list[tuple[str, str]], deadline: float = 60.0) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -39,9 +40,12 @@ def show(console: Console, report: Report, legs: dict[str, str]) -> None:
     """
     Print who served each hop of each kind of request, and where the rows went.
     """
-    table = Table(title="Who served what (expected in grey where it differs)")
-    for heading in ("request", *SERVICES, "rows in"):
-        table.add_column(heading)
+    # Without frames, and no column narrower than its longest word: so it fits into 80 columns.
+    table = Table(
+        title="Who served what (expected in grey where it differs)", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for heading, longest in zip(("request", *SERVICES, "rows in"), ("malformed", *SERVICES, "baseline"), strict=True):
+        table.add_column(heading, min_width=len(longest))
     for kind, expected in EXPECTED.items():
         served = report.served.get(kind, {})
         cells = [_cell(served.get(service), getattr(expected, service)) for service in SERVICES]
@@ -52,7 +56,7 @@ def show(console: Console, report: Report, legs: dict[str, str]) -> None:
     console.print(table)
     console.print("Served by: " + ", ".join(f"{leg}: {what}" for leg, what in legs.items()))
     for problem in report.problems:
-        console.print(f"  {problem}", style="red", markup=False)
+        console.print(f"  {problem}", style="red", markup=False, soft_wrap=True)
     verdict = f"{report.requests} requests: {report.misrouted} misrouted, {report.lost} lost, {report.wrong_rows} wrong rows"
     console.print(verdict, style="bold green" if report.good else "bold red")
 

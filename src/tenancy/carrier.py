@@ -43,9 +43,10 @@ def text(value: Any) -> str | None:
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value).decode("latin-1")
     if isinstance(value, Mapping):  # an SQS message attribute, as boto3 or as a Lambda event writes it
-        return text(value.get("StringValue", value.get("stringValue")))
-    if isinstance(value, (list, tuple)):
-        return ",".join(part for part in map(text, value) if part is not None)
+        value = value.get("StringValue", value.get("stringValue"))
+        return value if isinstance(value, str) else None
+    if isinstance(value, (list, tuple)):  # of lines; what is nested deeper is nobody's header
+        return ",".join(part for part in map(text, (line for line in value if isinstance(line, (str, bytes)))) if part is not None)
     return None
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
+from opentelemetry.context import Context
+
 from ._patches import Patches
-from .config import settings
+from .config import switched_on
 from .context import attached, cleared, routing_key, with_key
 from .key import RoutingKey
 
@@ -30,7 +32,7 @@ def instrument() -> None:
     ``Thread(target=tenancy.scope(tenancy.routing_key())(work))`` is right for one that does not.
     """
     global _active
-    if _active is not None or not settings().enabled:
+    if _active is not None or not switched_on():
         return
     _active = patches = Patches()
     for pool in (ThreadPoolExecutor, ProcessPoolExecutor):
@@ -53,7 +55,11 @@ def _submit(mine: Patches, original: Callable[..., Any]) -> Callable[..., Any]:
         key = routing_key()
         if _active is mine and (key is not None or cleared()):
             fn = _Keyed(fn, key)
-        return original(self, fn, *args, **kwargs)
+        if _active is not mine or not isinstance(self, ProcessPoolExecutor):
+            return original(self, fn, *args, **kwargs)
+        # A worker that is forked for this starts with a copy of what is current here, and would keep it for whatever it does later.
+        with attached(Context()):
+            return original(self, fn, *args, **kwargs)
 
     return submit
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from examples.shop.check import Hop, Report, Request, check
 from examples.shop.plan import EXPECTED, SERVICES
+from examples.shop.screen import show
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,12 +64,26 @@ def test_the_judge_finds_each_fault() -> None:
         assert counts(check(requests, hops, broken)) == (0, 0, 1), wrong
 
 
+def test_the_table_fits_into_80_columns() -> None:
+    """No heading is cut where the terminal is 80 columns wide."""
+    console = Console(file=io.StringIO(), width=80)
+    show(console, check(*perfect()), {"kafka": "apache"})
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown
+    assert all(heading in shown for heading in ("request", *SERVICES, "rows in"))
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def demo(*arguments: str, seconds: float = 110) -> tuple[int, dict[str, Any]]:
-    environment = {name: value for name, value in os.environ.items() if name != "TENANCY_REQUIRE_SERVICES"}
-    command = [sys.executable, "-m", "examples.shop", "--json", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+    done = run(*arguments, seconds=seconds)
     assert done.stdout.strip(), done.stderr
     return done.returncode, json.loads(done.stdout)
+
+
+def run(*arguments: str, seconds: float = 110) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TENANCY_REQUIRE_SERVICES"}
+    command = [sys.executable, "-m", "examples.shop", "--json", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
 
 
 @pytest.mark.service
@@ -87,12 +105,32 @@ def test_the_demo_runs_on_real_servers(kafka: str, rabbitmq: str, postgresql: st
 
 
 @pytest.mark.service
-def test_the_demo_runs_without_servers_and_says_so() -> None:
-    """The mock takes Kafka's place, SQLite PostgreSQL's, RabbitMQ is skipped; what runs is still as planned."""
+def test_the_demo_runs_without_servers_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mock takes Kafka's place, SQLite PostgreSQL's, RabbitMQ is skipped; what runs is still as planned, behind a proxy as well."""
+    for variable in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
     status, report = demo("--of-each=5", "--without=kafka", "--without=rabbitmq", "--without=postgresql")
     assert status == 0
     assert report["legs"] == {"envoy": "envoy", "grpc": "grpc", "kafka": "mock", "rabbitmq": "skipped", "database": "sqlite"}
     assert (report["misrouted"], report["lost"], report["wrong_rows"]) == (0, 0, 0)
+
+
+def test_a_demo_that_would_check_nothing_is_refused() -> None:
+    """No requests, no verdict: success on nothing would fool whoever reads only the exit status."""
+    done = run("--of-each=0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--of-each: at least 1" in done.stderr
+
+
+def test_a_given_server_that_refuses_is_named_without_a_traceback() -> None:
+    """A database that does not let the demo in ends it with the database's own words, and standard output stays empty."""
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        patch.setenv("TENANCY_TEST_POSTGRESQL", f"postgresql://postgres@127.0.0.1:{port}/tenancy?connect_timeout=2")
+        done = run("--without=kafka", "--without=rabbitmq")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the database does not create the shop's tables" in done.stderr
+    assert "examples/shop/runner.py" not in done.stderr
 
 
 @pytest.mark.service

@@ -170,6 +170,26 @@ def test_nothing_is_not_handled(routes: LiveRoutes) -> None:
     assert handler(message=None) is None
 
 
+def test_headers_that_cannot_be_read_are_the_baseline_s(routes: LiveRoutes, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the client cannot decode a header's name the baseline handles the message, without a key; the client is asked only once."""
+
+    class Unreadable(Record):
+        asked = 0
+
+        def headers(self) -> Any:
+            self.asked += 1
+            raise SystemError("returned a result with an exception set")
+
+    for sandbox, expected in ((None, ("handled", None)), ("pr-1", None)):
+        become(sandbox)
+        message = Unreadable()
+        assert consumer(routes=routes)(seen)(message) == expected
+        assert message.asked == 1
+    assert [entry.getMessage()[:71] for entry in caplog.records if "read" in entry.getMessage()][:1] == [
+        "confluent_kafka: the headers of a message cannot be read (SystemError('"
+    ]
+
+
 @pytest.mark.parametrize("sandbox", [None, "pr-1"])
 def test_errors_have_no_owner(routes: LiveRoutes, sandbox: str | None) -> None:
     """A message that is an error or an end of partition reaches every consumer's handler, without a key and without a table."""
@@ -310,6 +330,20 @@ def test_a_handler_keeps_its_face(as_sandbox: None) -> None:
     assert list(inspect.signature(partial).parameters) == ["message"]
     assert consumer(CallableObject()).__name__ == "CallableObject"
     assert service().method.__doc__ == "Docs."
+
+
+async def test_a_task_is_handed_on_as_one(as_sandbox: None) -> None:
+    """A handler that starts a task and returns it returns that task, which has the message's key and needs nobody to await it."""
+    started: list[asyncio.Task[Any]] = []
+
+    def start(message: Any) -> Any:
+        started.append(asyncio.get_running_loop().create_task(handle_async(message)))
+        return started[0]
+
+    returned: Any = consumer(start)(record("pr-1"))
+    assert returned is started[0]
+    assert await returned == "pr-1"
+    assert tenancy.routing_key() is None
 
 
 def test_exceptions_pass_and_restore(as_sandbox: None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
 
-from ..config import Accept, settings
+from ..config import Accept, switched_on
 from ..context import with_key
 from ..errors import ConfigurationError
 from ..naming import PartitionKind, partition_name
@@ -22,7 +22,7 @@ from ..routes import Action, LiveRoutes, Verdict, decide, resolve_identity
 from ..routes.admission import Admission
 from ..routes.judge import Judge
 
-__all__ = ["Decision", "Gate", "checked", "disguised", "find_message", "gate_of", "own_name", "switched_off"]
+__all__ = ["Decision", "Gate", "checked", "disguised", "find_message", "gate_of", "own_name"]
 
 _GATE = "__tenancy_gate__"
 
@@ -156,14 +156,6 @@ class Gate:
         )
 
 
-def switched_off() -> bool:
-    """
-    Return whether tenancy is switched off and this process is no sandbox, so that consumers stay as they are.
-    """
-    using = settings()
-    return not using.enabled and using.sandbox is None and using.role != "sandbox"
-
-
 def own_name(base: str, kind: PartitionKind, workload: str | None) -> str:
     """
     Return what this process calls its own version of *base*: the baseline *base* itself, a sandbox its `partition_name`.
@@ -174,7 +166,7 @@ def own_name(base: str, kind: PartitionKind, workload: str | None) -> str:
     """
     if not base:
         raise ConfigurationError(f"base is {base!r}; give the name that the baseline uses")
-    if switched_off():
+    if not switched_on():
         return base
     sandbox = resolve_identity(workload).sandbox
     return base if sandbox is None else partition_name(sandbox, base, kind=kind)
@@ -224,7 +216,7 @@ def gate_of(handler: Any) -> Gate | None:
     gate = getattr(_innermost(handler), _GATE, None)
     if isinstance(gate, Gate):
         return gate
-    if switched_off():
+    if not switched_on():
         return None
     raise ConfigurationError(f"{handler!r} is not a decorated message handler; give what @consumer returned")
 

@@ -17,13 +17,13 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overlo
 
 from .. import propagator
 from .._optional import extra
-from ..config import Accept, settings
+from ..config import Accept, settings, switched_on
 from ..context import attached
 from ..errors import ConfigurationError, TenancyError
 from ..key import RoutingKey
 from ..observe import warn_once
 from ..routes import LiveRoutes
-from ._gate import Decision, Gate, checked, disguised, find_message, gate_of, own_name, switched_off
+from ._gate import Decision, Gate, checked, disguised, find_message, gate_of, own_name
 
 with extra("rabbitmq", "aio_pika"):
     from aio_pika import Message
@@ -236,7 +236,7 @@ def _decorated(
     function: Any, workload: str | None, accept: Accept | None, routes: LiveRoutes | None, skipped: str, malformed: str
 ) -> Any:
     checked(function)
-    if switched_off():
+    if not switched_on():
         return function
     gate = Gate("aio_pika", workload=workload, accept=accept, routes=routes)
 

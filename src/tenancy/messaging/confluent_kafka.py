@@ -8,6 +8,7 @@ the others.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -17,11 +18,12 @@ from opentelemetry.context import Context
 
 from .. import propagator
 from .._optional import extra
-from ..config import Accept
+from ..config import Accept, switched_on
 from ..context import attached, with_key
 from ..key import RoutingKey
+from ..observe import count, warn_once
 from ..routes import LiveRoutes
-from ._gate import Gate, checked, disguised, find_message, gate_of, own_name, switched_off
+from ._gate import Gate, checked, disguised, find_message, gate_of, own_name
 
 with extra("kafka", "confluent_kafka"):
     from confluent_kafka import Message
@@ -145,7 +147,7 @@ async def synced(handler: Callable[..., Any]) -> None:
 
 def _decorated(function: Any, workload: str | None, accept: Accept | None, routes: LiveRoutes | None) -> Any:
     call = checked(function)
-    if switched_off():
+    if not switched_on():
         return function
     gate = Gate("confluent_kafka", workload=workload, accept=accept, routes=routes)
     return disguised((_coroutine if inspect.iscoroutinefunction(call) else _function)(function, gate), function, gate)
@@ -154,14 +156,16 @@ def _decorated(function: Any, workload: str | None, accept: Accept | None, route
 def _function(function: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
     def handle(*args: Any, **kwargs: Any) -> Any:
         message = _message(args, kwargs)
-        if _waits(message, gate):
+        headers = _headers(message)
+        if gate.waits(headers):
             gate.wait_synced()
-        context = _context(message, gate)
+        context = _context(message, headers, gate)
         if context is None:
             return None
         with attached(context):
             result = function(*args, **kwargs)
-        return _awaited(result, context) if inspect.isawaitable(result) else result
+        # A task has the context in which it was made, and is handed on as what it is.
+        return _awaited(result, context) if inspect.isawaitable(result) and not asyncio.isfuture(result) else result
 
     return handle
 
@@ -169,9 +173,10 @@ def _function(function: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
 def _coroutine(function: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
     async def handle(*args: Any, **kwargs: Any) -> Any:
         message = _message(args, kwargs)
-        if _waits(message, gate):
+        headers = _headers(message)
+        if gate.waits(headers):
             await gate.synced()
-        context = _context(message, gate)
+        context = _context(message, headers, gate)
         if context is None:
             return None
         with attached(context):
@@ -189,11 +194,27 @@ def _message(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return find_message(args, kwargs, cast(type, Message), ("headers", "error"))
 
 
-def _waits(message: Any, gate: Gate) -> bool:
-    return message is not None and message.error() is None and gate.waits(message.headers())
+def _headers(message: Any) -> Any:
+    """
+    The headers by which a message is decided on; None where there is nothing to decide.
+    """
+    if message is None or message.error() is not None:
+        return None
+    try:
+        return message.headers()
+    except (SystemError, UnicodeError) as error:
+        # A header's name is not UTF-8. The client does not survive being asked a second time.
+        count("tenancy.keys.malformed", {"adapter": "confluent_kafka"})
+        warn_once(
+            "unreadable:confluent_kafka",
+            "confluent_kafka: the headers of a message cannot be read (%r), so it counts as one without a routing key. Further ones are "
+            "only counted (tenancy.keys.malformed).",
+            error,
+        )
+        return None
 
 
-def _context(message: Any, gate: Gate) -> Context | None:
+def _context(message: Any, headers: Any, gate: Gate) -> Context | None:
     """
     The context in which a message is handled, or None where it is not.
     """
@@ -201,5 +222,5 @@ def _context(message: Any, gate: Gate) -> Context | None:
         return None
     if message.error() is not None:
         return with_key(None)
-    decision = gate.decide(message.headers())
+    decision = gate.decide(headers)
     return decision.context if decision.owned else None
