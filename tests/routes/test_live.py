@@ -13,7 +13,7 @@ import pytest
 
 import tenancy
 from tenancy import ConfigurationError, RoutesNotSyncedError, RouteSourceError, RoutingKey
-from tenancy.routes import LiveRoutes, RouteTable, open_routes, routes_for
+from tenancy.routes import LiveRoutes, RouteTable, open_routes, parse_table, routes_for
 from tenancy.routes.sources.env import EnvironmentSource
 from tenancy.routes.sources.file import FileSource, open_source
 
@@ -209,6 +209,38 @@ def test_a_fork_while_the_source_is_being_read_does_not_hang(live: tuple[Path, L
             os._exit(0 if routes.wait_synced(5).keys() == {"pr-1"} else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_source_that_breaks_in_its_own_way_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a source raises, whoever asks for the table meets the documented errors only, it is counted once, and it may mend."""
+    counted: list[str] = []
+    monkeypatch.setattr("tenancy.routes.live.count", lambda name: counted.append(name))
+
+    class Odd:
+        name = "an odd source"
+        broken = True
+
+        def mark(self) -> object:
+            if self.broken:
+                raise ZeroDivisionError("it broke")
+            return "mark"
+
+        def read(self) -> RouteTable:
+            return parse_table(json.loads(document("pr-1")), origin=self.name)
+
+    source = Odd()
+    routes = LiveRoutes(source, interval=0.01)
+    assert routes.peek() is None
+    with pytest.raises(RoutesNotSyncedError, match="ZeroDivisionError: it broke"):
+        routes.wait_synced(0.05)
+    source.broken = False
+    assert routes.wait_synced(5).keys() == {"pr-1"}
+    source.broken = True
+    eventually(lambda: counted)
+    time.sleep(0.1)
+    assert counted == ["tenancy.routes.reload_failures"]
+    assert routes.table.keys() == {"pr-1"}
+    routes.close()
 
 
 def test_yaml_is_read(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class LiveRoutes:
         self._interval = interval
         self._table: RouteTable | None = None
         self._mark: object = None
-        self._error: RouteSourceError | None = None
+        self._error: Exception | None = None
         self._closed = False
         self._reset()
         _alive.add(self)
@@ -136,12 +136,9 @@ class LiveRoutes:
                     table = self.source.read()
                     if self.source.mark() == mark:  # else it was written meanwhile, and this may be the half of it: look again
                         self._table, self._mark, self._error = table, mark, None
-            except RouteSourceError as error:
-                if str(error) != str(self._error):
-                    self._failed(error)
-                self._error = error
-            except Exception as error:  # noqa: BLE001 - a broken source must not end the thread that would read the mended one
-                self._failed(RouteSourceError(f"{self.source.name}: {type(error).__name__}: {error}"))
+            except Exception as raised:  # noqa: BLE001 - a broken source must not end the thread that would read the mended one
+                known = isinstance(raised, RouteSourceError)
+                self._failed(raised if known else RouteSourceError(f"{self.source.name}: {type(raised).__name__}: {raised}"))
 
     def close(self) -> None:
         """
@@ -156,9 +153,10 @@ class LiveRoutes:
         self._wake = threading.Event()
         self._process: int | None = None
 
-    def _failed(self, error: RouteSourceError) -> None:
+    def _failed(self, error: Exception) -> None:
+        again = str(error) == str(self._error)
         self._error = error
-        if self._table is not None:
+        if self._table is not None and not again:
             count("tenancy.routes.reload_failures")
             warn_once(f"routes:{error}", "%s The last good route table (version %d) stays in force.", error, self._table.version)
 
@@ -171,8 +169,14 @@ class LiveRoutes:
                 return
             self._process = os.getpid()
         self.refresh()
-        if not self._closed and self.source.mark() is not None:
+        if not self._closed and self._may_change():
             threading.Thread(target=self._run, name=f"tenancy-routes {self.source.name}", daemon=True).start()
+
+    def _may_change(self) -> bool:
+        try:
+            return self.source.mark() is not None
+        except Exception:  # noqa: BLE001 - whoever asks for the table is not to meet this; `refresh` keeps it
+            return True
 
     def _run(self) -> None:
         while not self._wake.wait(self._interval):
