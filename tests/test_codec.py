@@ -177,6 +177,17 @@ def test_limits_cost_trailing_members_of_others_never_the_key() -> None:
     assert CODEC.write({"baggage": many}, None) == ({"baggage": many}, 0)
 
 
+@pytest.mark.parametrize("size", range(MAX_BYTES - 30, MAX_BYTES + 3))
+def test_dictionaries_and_pairs_meet_the_same_limits(size: int) -> None:
+    """Near the limits, the short way for dictionaries writes and drops just what the long way does."""
+    line = ",".join(["a=1"] * 3 + ["b=" + "x" * (size - 14)])
+    as_dictionary, as_pairs = CODEC.write({"baggage": line}, KEY), CODEC.write([("baggage", line)], KEY)
+    assert list(as_dictionary.carrier.items()) == as_pairs.carrier
+    assert as_dictionary.dropped == as_pairs.dropped
+    many = ",".join(["a=1"] * (size - MAX_BYTES + MAX_MEMBERS))
+    assert list(CODEC.write({"baggage": many}, KEY).carrier.items()) == CODEC.write([("baggage", many)], KEY).carrier
+
+
 @given(entries)
 @example(["sd-routing-key=pr-1", "sd%2Drouting-key=PR"])
 @settings(max_examples=500)

@@ -174,12 +174,13 @@ class Codec:
                 others = value
         if others.startswith(self._assigned):
             others = others.partition(",")[2]
-        if self._only is None or self._only in others or len(others) > MAX_BYTES - 128 or others.count(",") >= MAX_MEMBERS - 1:
+        if self._only is None or self._only in others or not others.isascii():
             return None
-        if not others.isascii():
+        line = f"{self._assigned}{key},{others}" if others else f"{self._assigned}{key}"
+        if len(line) > MAX_BYTES or line.count(",") >= MAX_MEMBERS:
             return None
         new = carrier.copy()
-        new["baggage"] = f"{self._assigned}{key},{others}" if others else f"{self._assigned}{key}"
+        new["baggage"] = line
         return new
 
     def _headers(self, carrier: Any) -> dict[str, str]:
