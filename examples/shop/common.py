@@ -112,4 +112,8 @@ def stop_on_sigterm() -> None:
     """
     Make SIGTERM end the process by way of its ``finally`` blocks.
     """
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(0)))
+
+    def stop(*_: object) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, stop)
