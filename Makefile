@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) ..." >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,opentelemetry]' --group dev
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,opentelemetry]' --group dev --group docs
 	@touch $@
 
 demo: $(INSTALLED)  ## Start the shop, send traffic, check every hop (ARGS=--json, ARGS=--sabotage=no-filter)

@@ -1,0 +1,3 @@
+"""
+The command line, ``tenancy``: one module for each command.
+"""

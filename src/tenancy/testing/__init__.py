@@ -1,0 +1,3 @@
+"""
+Helpers for the tests of services that use request-tenancy.
+"""
