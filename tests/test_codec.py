@@ -217,3 +217,28 @@ def test_writing_keeps_others_and_reads_back(lines: list[str], key: RoutingKey |
     assert members(",".join(values), without=["sd-routing-key"]) == others
     theirs = baggage.get_baggage("sd-routing-key", W3CBaggagePropagator().extract(dict(after), Context()))
     assert theirs == key
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("sd-routing-key=pr-42", True),
+        ("a=1,sd-routing-key=pr-42,b=2", True),
+        ("a=1, sd-routing-key=pr-42 ,b=2", False),
+        ("a=%20,sd-routing-key=pr-42", False),
+        ("sd-routing-key=pr-42;ttl=1", False),
+        ("sd-routing-key=%70r-42", False),
+        ("sd-routing-key=pr-42,sd-routing-key=pr-42", False),
+        ("a=1", False),
+        ("sd-routing-key=pr-42," + "a" * 9000, False),
+        ("a,b," * 100 + "sd-routing-key=pr-42", False),
+    ],
+)
+def test_the_canonical_form(value: str, expected: bool) -> None:
+    """Only a plain member in a single entry within the limits is read alike by every reader of baggage."""
+    key = RoutingKey("pr-42")
+    assert CODEC.canonical([("x", "1"), ("baggage", value)], key) is expected
+    assert not CODEC.canonical([("baggage", value), ("baggage", value)], key)
+    assert not CODEC.canonical([("baggage", value), ("ot-baggage-sd-routing-key", "pr-42")], key)
+    assert not CODEC.canonical([("baggage", value), ("tracestate", "v=1,sd-routing-key=pr-42")], key)
+    assert CODEC.canonical([("baggage", value), ("tracestate", "v=1")], key) is expected

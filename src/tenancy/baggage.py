@@ -8,6 +8,7 @@ same key wherever both accept the header.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from urllib.parse import unquote_plus
 
 from .carrier import pairs, rebuilt, text
 from .config import Field
-from .key import RoutingKey
+from .key import GRAMMAR, RESERVED, RoutingKey
 
 __all__ = ["ABSENT", "MAX_BYTES", "MAX_MEMBERS", "Codec", "Reading", "Written", "codec", "members"]
 
@@ -23,7 +24,13 @@ __all__ = ["ABSENT", "MAX_BYTES", "MAX_MEMBERS", "Codec", "Reading", "Written", 
 MAX_MEMBERS = 180
 MAX_BYTES = 8192
 
+_SHORT = MAX_MEMBERS  # characters; what is shorter has fewer members, and bytes, than allowed
 _OWS = " \t"
+_NAMES = (str, bytes)
+_PASSED, _PASSED_LENGTH = 1024, 64  # names remembered, and characters of each
+
+# A routing key that is followed by nothing or by the next member.
+_plain = re.compile(rf"{GRAMMAR}(?![^,])").match
 
 
 class Reading(NamedTuple):
@@ -57,8 +64,8 @@ class Written(NamedTuple):
 ABSENT = Reading(None)
 
 
-def _read(key: RoutingKey) -> Reading:
-    return tuple.__new__(Reading, (key, None, False))  # what Reading(key) does, in half the time
+_new_text = str.__new__
+_new_tuple = tuple.__new__
 
 
 class Codec:
@@ -70,9 +77,9 @@ class Codec:
         self._read = read
         self._write = write
         self._baggage = tuple(field.name for field in read if field.kind == "baggage")
-        self._only = self._baggage[0] if len(self._baggage) == 1 else None
+        self._only = self._baggage[0] if len(self._baggage) == 1 else ""
         self._assigned = f"{self._only}="
-        self._plain = len(write) == 1 and write[0].kind == "baggage" and self._only is not None
+        self._plain = len(write) == 1 and write[0].kind == "baggage" and bool(self._only)
         self._tracestate = tuple(field.name for field in read if field.kind == "tracestate")
         self._own = {field.name.lower() for field in read if field.kind == "header"}
         shared = {"baggage"} | ({"tracestate"} if self._tracestate else set())
@@ -80,6 +87,9 @@ class Codec:
         wanted = self._own | shared
         self._wanted: dict[str | bytes, str] = {name: name for name in wanted}
         self._wanted.update({name.encode(): name for name in wanted})
+        # Names of headers that are not ours, as they were met: most requests have no others.
+        self._passed: set[Any] = set()
+        self._ordinary: set[Any] = {"baggage"}
 
     def read(self, carrier: Any) -> Reading:
         """
@@ -88,10 +98,25 @@ class Codec:
         All entries of a repeated header count. Where one field names several values the last one wins; where several fields do, the
         first field in the order of *read*. Either is a conflict.
         """
+        if type(carrier) is list:  # ASGI, Kafka, gRPC: mostly of headers that are not ours
+            passed = self._passed
+            try:
+                ours = [pair for pair in carrier if pair[0] not in passed]
+            except (LookupError, TypeError):
+                ours = carrier
+            if not ours:
+                return ABSENT
+            if len(ours) == 1:
+                name, raw = ours[0][0], ours[0][-1]
+                if type(raw) is bytes:
+                    raw = raw.decode("latin-1")
+                if type(raw) is str and (name == b"baggage" or name == "baggage"):
+                    return ABSENT if self._only not in raw and "%" not in raw else self.read_baggage(raw)
+            carrier = ours
         found = self._headers(carrier)
         if not found:
             return ABSENT
-        if self._only is not None and len(found) == 1 and "baggage" in found:
+        if self._only and len(found) == 1 and "baggage" in found:
             return self.read_baggage(found["baggage"])
         values: list[str] = []
         for field in self._read:
@@ -109,19 +134,56 @@ class Codec:
         Read the routing key from the raw value of a ``baggage`` header; never raises.
         """
         # By far the commonest header mentions the name once, as `name=value`, and has nothing encoded.
-        if self._only is not None and "%" not in raw and "+" not in raw:
+        only = self._only
+        if only and "%" not in raw:
             before, found, after = raw.partition(self._assigned)
             if not found:
-                if self._only not in raw:
+                if only not in raw:
                     return ABSENT
-            elif (not before or before[-1] == ",") and self._only not in after:
-                key = RoutingKey.parse(after.partition(",")[0])
-                if key is not None:
-                    return _read(key)
+            elif (not before or before[-1] == ",") and only not in after:
+                match = _plain(after)
+                if match is not None:
+                    value = match[0]
+                    if value not in RESERVED:
+                        # What Reading(RoutingKey(value)) does, in half the time.
+                        return _new_tuple(Reading, (_new_text(RoutingKey, value), None, False))
         values: list[str] = []
         for name in self._baggage:
             values.extend(_values(_named(raw, name, decode=True)))
         return _reading(values) if values else ABSENT
+
+    def canonical(self, carrier: Any, key: RoutingKey) -> bool:
+        """
+        Return whether a carrier names *key* in one place only, in the form that every reader of W3C Baggage understands.
+
+        Where that is hard to tell, because something is encoded, it returns False; to `write` it anew is right in any case.
+
+        Args:
+            carrier: Pairs of name and value.
+            key: The key that was read from it.
+        """
+        line = ""
+        for name, value in carrier:
+            known = None if name in self._passed else self._wanted.get(name.lower())
+            if known is None:
+                continue
+            entry = text(value) or ""
+            if known != "baggage":
+                if known in self._own or any(field in entry for field in self._tracestate):
+                    return False
+            elif line:  # there are readers that look at one line only
+                return False
+            else:
+                line = entry
+        ours = f",{self._assigned}{key},"
+        return bool(self._only) and line.count(self._only) == 1 and ours in f",{line}," and self._is_plain(line)
+
+    @staticmethod
+    def _is_plain(line: str) -> bool:
+        """
+        Whether a ``baggage`` value has nothing encoded and is within the limits.
+        """
+        return "%" not in line and line.isascii() and len(line) <= MAX_BYTES and line.count(",") < MAX_MEMBERS
 
     def write(self, carrier: Any, key: RoutingKey | None, *, binary: bool | None = None) -> Written:
         """
@@ -135,8 +197,8 @@ class Codec:
             key: The key, or None.
             binary: Whether header values are bytes; None: as those that the carrier has.
         """
-        if key is not None and type(carrier) is dict and not binary and self._plain:
-            quick = self._write_text(carrier, key)
+        if key is not None and type(carrier) is dict and not binary:
+            quick = self.write_text(carrier, key)
             if quick is not None:
                 return Written(quick)
         if isinstance(carrier, Iterator):  # it can be gone through only once
@@ -160,28 +222,48 @@ class Codec:
             add.extend((field.name, str(key)) for field in self._write if field.kind == "header")
         return Written(rebuilt(carrier, found, add, binary=binary), dropped)
 
-    def _write_text(self, carrier: dict[Any, Any], key: RoutingKey) -> dict[Any, Any] | None:
+    def write_text(self, carrier: dict[Any, Any], key: RoutingKey) -> dict[Any, Any] | None:
         """
-        What `write` returns for a dictionary of text whose only header of interest is an ordinary ``baggage``, or None for any other.
+        Return what `write` makes of a dictionary of text whose only header of interest is an ordinary ``baggage``, or None for any other.
         """
+        if not self._plain:
+            return None
+        line, ours = carrier.get("baggage"), self._assigned + key
+        # As OpenTelemetry's propagator has just written it, from the same context.
+        if type(line) is str and line.startswith(ours) and self._ordinary.issuperset(carrier):
+            end, size = len(ours), len(line)
+            if size < _SHORT and (size == end or line[end] == ",") and "%" not in line and line.find(self._only, end) < 0:
+                return carrier.copy()
         others = ""
         for name, value in carrier.items():
             if type(name) is not str or type(value) is not str:
                 return None
-            if name.lower() in self._wanted:
-                if name != "baggage" or "%" in value or "+" in value:
-                    return None
-                others = value
+            if name in self._passed:
+                continue
+            if name.lower() not in self._wanted:
+                self._pass(name)
+                continue
+            if name != "baggage" or "%" in value:
+                return None
+            others = value
         if others.startswith(self._assigned):
             others = others.partition(",")[2]
-        if self._only is None or self._only in others or not others.isascii():
+        if self._only in others:
             return None
-        line = f"{self._assigned}{key},{others}" if others else f"{self._assigned}{key}"
-        if len(line) > MAX_BYTES or line.count(",") >= MAX_MEMBERS:
+        line = f"{ours},{others}" if others else ours
+        if not self._is_plain(line):
             return None
         new = carrier.copy()
         new["baggage"] = line
         return new
+
+    def _pass(self, name: Any) -> None:
+        """
+        Remember the name of a header that is not ours.
+        """
+        if type(name) in _NAMES and len(name) <= _PASSED_LENGTH and len(self._passed) < _PASSED:
+            self._passed.add(name)
+            self._ordinary.add(name)
 
     def _headers(self, carrier: Any) -> dict[str, str]:
         """
@@ -199,6 +281,8 @@ class Codec:
                     entry = text(value)
                     if entry is not None:
                         found[known] = f"{found[known]},{entry}" if known in found else entry
+                else:
+                    self._pass(name)
         except (TypeError, ValueError):  # not pairs: there are no headers here
             return found
         return found

@@ -121,6 +121,13 @@ class Settings:
         """
         return next(field.name for field in self.read if field.kind == "baggage")
 
+    @cached_property
+    def members(self) -> frozenset[str]:
+        """
+        The names of all baggage members that can hold a key.
+        """
+        return frozenset(field.name for field in self.read if field.kind == "baggage")
+
 
 _current: Settings | None = None
 

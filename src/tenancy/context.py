@@ -11,14 +11,16 @@ from typing import Any
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel
-from opentelemetry.baggage import get_baggage
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 
+from . import config
 from .config import settings
 from .key import RoutingKey
 
 __all__ = ["Step", "attached", "cache_key", "cleared", "routing_key", "with_key", "without_trace_key"]
 
+# Where OpenTelemetry keeps baggage in a context: what `get_baggage` finds out by five calls at every look.
+_BAGGAGE = next(iter(baggage.set_baggage("name", "value", Context())))
 # Says that there is no key on purpose (a scope on None, a refused key), as opposed to nobody having said anything. It is no second
 # store: `routing_key` never looks at it, and a key in baggage makes it void.
 _CLEARED = otel.create_key("tenancy-cleared")
@@ -31,7 +33,11 @@ def routing_key(context: Context | None = None) -> RoutingKey | None:
     Args:
         context: The OpenTelemetry context to look in; default the current one.
     """
-    value = get_baggage(settings().member, context)
+    members = (get_current() if context is None else context).get(_BAGGAGE)
+    if not members:
+        return None
+    using = config._current
+    value = members.get((settings() if using is None else using).member)  # type: ignore[attr-defined]
     return value if value is None or type(value) is RoutingKey else RoutingKey.parse(value)
 
 
@@ -39,7 +45,7 @@ def cleared(context: Context | None = None) -> bool:
     """
     Return whether the work at hand was said to have no key, so that none may be passed on from elsewhere either.
     """
-    return otel.get_value(_CLEARED, context) is not None and routing_key(context) is None
+    return _CLEARED in (get_current() if context is None else context) and routing_key(context) is None
 
 
 def with_key(key: RoutingKey | None, context: Context | None = None) -> Context:
@@ -50,26 +56,21 @@ def with_key(key: RoutingKey | None, context: Context | None = None) -> Context:
         key: The key to set; None removes any and marks the context as cleared.
         context: The context to start from; default the current one.
     """
-    current = settings()
-    if key is None:
-        context = otel.set_value(_CLEARED, True, context)
-    for field in current.read:
-        # Another dialect's member is as good as ours for whoever reads it further down, so it must not outlive ours.
-        replaced = field.kind == "baggage" and (key is None or field.name != current.member)
-        if replaced and baggage.get_baggage(field.name, context) is not None:
-            context = baggage.remove_baggage(field.name, context)
+    using = settings()
+    if context is None:
+        context = get_current()
+    before = context.get(_BAGGAGE)
+    members: dict[str, object] = before if isinstance(before, dict) else {}
+    # Another dialect's member is as good as ours for whoever reads it further down, so it must not outlive ours.
+    others = {name: value for name, value in members.items() if name not in using.members}
     if key is not None:
-        others = baggage.get_all(context)
-        if not others or next(iter(others)) == current.member:
-            context = baggage.set_baggage(current.member, key, context)
-        else:
-            # First, because OpenTelemetry writes members in this order and drops the last ones where the header is over its limits.
-            context = baggage.set_baggage(current.member, key, baggage.clear(context))
-            for name, value in others.items():
-                if name != current.member:
-                    context = baggage.set_baggage(name, value, context)
-    context = without_trace_key(key, context) or context
-    return context if context is not None else otel.get_current()
+        # First, because OpenTelemetry writes members in this order and drops the last ones where the header is over its limits.
+        context = otel.set_value(_BAGGAGE, {using.member: key, **others}, context)
+    else:
+        if len(others) != len(members):
+            context = otel.set_value(_BAGGAGE, others, context)
+        context = otel.set_value(_CLEARED, True, context)
+    return without_trace_key(key, context) or context
 
 
 def without_trace_key(key: RoutingKey | None, context: Context | None = None) -> Context | None:
@@ -83,6 +84,8 @@ def without_trace_key(key: RoutingKey | None, context: Context | None = None) ->
         context: The OpenTelemetry context to start from; default the current one.
     """
     span = trace.get_current_span(context)
+    if span is trace.INVALID_SPAN:
+        return None
     known = span.get_span_context()
     state = known.trace_state
     if not state:

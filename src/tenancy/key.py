@@ -9,11 +9,14 @@ from typing import Any
 
 from .errors import InvalidRoutingKeyError
 
-__all__ = ["RESERVED", "RoutingKey"]
+__all__ = ["GRAMMAR", "RESERVED", "RoutingKey"]
 
 # A DNS label (RFC 1123, section 2.1) in lower case: such a value travels unencoded through baggage, fits a Kubernetes label and a
 # host name, and needs no escape in the regular expressions of Envoy, Istio and Linkerd.
-_matches = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?").fullmatch
+#: The grammar of a routing key, as a regular expression.
+GRAMMAR = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+
+_matches = re.compile(GRAMMAR).fullmatch
 
 #: Words that look like a key but are what a program writes when it has none; as a key each would be a phantom tenant.
 RESERVED = frozenset({"baseline", "default", "none", "null", "undefined", "public"})

@@ -13,6 +13,7 @@ from opentelemetry import context as otel
 from opentelemetry.context import Context
 from opentelemetry.propagators import textmap
 
+from . import config
 from .baggage import Codec, Reading, codec, members
 from .carrier import pairs, rebuilt, text
 from .config import Settings, settings
@@ -44,14 +45,15 @@ def current_codec() -> Codec:
     """
     Return the codec for the fields of the current settings.
     """
-    global _codec
-    current = settings()
-    if _codec is None or _codec[0] is not current:
-        _codec = current, codec(current.read, current.write)
-    return _codec[1]
+    global _codec_of, _codec
+    if _codec_of is not config._current or _codec_of is None:
+        current = settings()
+        _codec, _codec_of = codec(current.read, current.write), current
+    return _codec
 
 
-_codec: tuple[Settings, Codec] | None = None
+_codec_of: Settings | None = None
+_codec: Codec
 
 
 def read(carrier: Any, *, adapter: str) -> Reading:
@@ -104,13 +106,17 @@ def inject(headers: Any = None, *, key: RoutingKey | str | _Current | None = CUR
     Raises:
         InvalidRoutingKeyError: If *key* is given and is not a routing key.
     """
-    using = current_codec()
-    if isinstance(key, _Current):
+    using = _codec if _codec_of is config._current is not None else current_codec()
+    if key is CURRENT:
         chosen = routing_key()
         if chosen is None and not cleared():
             chosen = extract(headers, adapter="inject")
     else:
-        chosen = None if key is None else RoutingKey(key)
+        chosen = None if key is None else RoutingKey(key)  # type: ignore[arg-type]
+    if chosen is not None and not binary and type(headers) is dict:
+        quick = using.write_text(headers, chosen)
+        if quick is not None:
+            return quick
     written = using.write(headers, chosen, binary=binary)
     if written.dropped:
         count("tenancy.baggage.dropped_members", amount=written.dropped)

@@ -313,29 +313,6 @@ def test_without_a_key_nothing_is_touched() -> None:
     assert ClientInterceptor().intercept_unary_unary(lambda given, _: given, details, b"") is details
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("sd-routing-key=pr-42", True),
-        ("a=1, sd-routing-key=pr-42 ,b=2", True),
-        ("sd-routing-key=pr-42;ttl=1", False),
-        ("sd-routing-key=%70r-42", False),
-        ("sd-routing-key=pr-42,sd-routing-key=pr-42", False),
-        ("a=1", False),
-        ("sd-routing-key=pr-42," + "a" * 9000, False),
-        ("a,b," * 100 + "sd-routing-key=pr-42", False),
-    ],
-)
-def test_the_canonical_form(value: str, expected: bool) -> None:
-    """Only a plain member in a single entry within the limits is read alike by every reader of baggage."""
-    key = tenancy.RoutingKey("pr-42")
-    assert metadata.canonical([("x", "1"), ("baggage", value)], key) is expected
-    assert not metadata.canonical([("baggage", value), ("baggage", value)], key)
-    assert not metadata.canonical([("baggage", value), ("ot-baggage-sd-routing-key", "pr-42")], key)
-    assert not metadata.canonical([("baggage", value), ("tracestate", "v=1,sd-routing-key=pr-42")], key)
-    assert metadata.canonical([("baggage", value), ("tracestate", "v=1")], key) is expected
-
-
 def test_what_a_handler_sees_is_of_grpcs_shape() -> None:
     """Rewritten metadata has entries with key and value, of which every one but ours is as it was."""
     found = metadata.rewritten([("x-bin", b"\x00"), ("baggage", "a=1,sd-routing-key=x")], None)

@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
 
-from ..baggage import MAX_BYTES, MAX_MEMBERS
-from ..config import settings
 from ..context import cleared, routing_key, with_key, without_trace_key
 from ..key import RoutingKey
 from ..observe import report_malformed
 from ..propagator import current_codec, inject
 from .target import Destination
 
-__all__ = ["Metadatum", "canonical", "outgoing", "rewritten"]
+__all__ = ["Metadatum", "outgoing", "rewritten"]
 
 
 class Metadatum(NamedTuple):
@@ -67,31 +65,6 @@ def outgoing(metadata: Iterable[Any] | None, destination: Destination) -> Outgoi
         key = None
     # Values of -bin entries are bytes; ours is text whatever stands beside it.
     return Outgoing(inject(entries, key=key, binary=False), clean if key == current else with_key(key))
-
-
-def canonical(metadata: Iterable[Any], key: RoutingKey) -> bool:
-    """
-    Return whether metadata names *key* in the one form that every reader of baggage understands, and nowhere else.
-    """
-    using = settings()
-    member = using.member
-    found = ""
-    for name, value in metadata:
-        if name == "baggage":
-            if found or not isinstance(value, str):
-                return False
-            found = value
-        elif any(
-            field.name in value if field.kind == name else field.name.lower() == name
-            for field in using.read
-            if field.kind != "baggage"
-        ):
-            return False
-    if len(found) > MAX_BYTES or found.count(",") >= MAX_MEMBERS or found.count(member) != 1:
-        return False
-    if any(field.name in found for field in using.read if field.kind == "baggage" and field.name != member):
-        return False
-    return f"{member}={key}" in [entry.strip(" \t") for entry in found.split(",")]
 
 
 def rewritten(metadata: Iterable[Any], key: RoutingKey | None) -> tuple[Metadatum, ...]:

@@ -14,10 +14,11 @@ from ..context import with_key
 from ..errors import ConfigurationError, RoutesNotSyncedError
 from ..key import RoutingKey
 from ..observe import annotate_span, warn_once
+from ..propagator import current_codec
 from ..routes import LiveRoutes
 from ..routes.admission import Admission, Admitted
 from ..routes.judge import Judge, judge_if_known
-from .metadata import canonical, rewritten
+from .metadata import rewritten
 
 with extra("grpc", "grpc"):
     import grpc
@@ -83,7 +84,7 @@ class Reception:
             )
             return Received(with_key(None), servicer, (grpc.StatusCode.INVALID_ARGUMENT, why))
         key = admitted.key
-        if not admitted.clean or (key is not None and not canonical(metadata, key)):
+        if not admitted.clean or (key is not None and not current_codec().canonical(metadata, key)):
             servicer = _Servicer(servicer, rewritten(metadata, key))
         self._tell(admitted)
         return Received(with_key(key), servicer)
