@@ -98,12 +98,8 @@ class Codec:
         All entries of a repeated header count. Where one field names several values the last one wins; where several fields do, the
         first field in the order of *read*. Either is a conflict.
         """
-        if type(carrier) is list:  # ASGI, Kafka, gRPC: mostly of headers that are not ours
-            passed = self._passed
-            try:
-                ours = [pair for pair in carrier if pair[0] not in passed]
-            except (LookupError, TypeError):
-                ours = carrier
+        if type(carrier) is list:  # ASGI, Kafka, gRPC
+            ours = self.ours(carrier)
             if not ours:
                 return ABSENT
             if len(ours) == 1:
@@ -128,6 +124,16 @@ class Codec:
             else:
                 values.extend(_values(_named(raw, field.name, decode=field.kind == "baggage")))
         return _reading(values)
+
+    def ours(self, headers: list[Any]) -> list[Any]:
+        """
+        Return those pairs of a list that may have to do with a key: all but the ones whose name is known to be another's.
+        """
+        passed = self._passed
+        try:
+            return [pair for pair in headers if pair[0] not in passed]
+        except (LookupError, TypeError):
+            return headers
 
     def read_baggage(self, raw: str) -> Reading:
         """

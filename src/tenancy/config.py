@@ -71,6 +71,8 @@ class Settings:
         routes_deadline: Seconds that a start may wait for the route table (``TENANCY_ROUTES_DEADLINE``).
         accept: Which inbound keys are accepted; default ``known`` where there is a route source, else ``all``
             (``TENANCY_ACCEPT``).
+        edge: Where a key is looked for in HTTP requests that carry none: ``header:NAME``, ``host:{key}.preview.example.com``,
+            ``cookie:NAME``, ``query:NAME``; as an argument also functions (``TENANCY_EDGE``, comma separated). Default: nowhere.
         trusted_hosts: Hosts beyond the private defaults to which a key may be sent: names, ``*.example.com``, networks such as
             ``100.64.0.0/10`` (``TENANCY_TRUSTED_HOSTS``, comma separated).
         response_header: The name of a response header that tells a caller who served, and why (``TENANCY_RESPONSE_HEADER``).
@@ -86,6 +88,7 @@ class Settings:
     routes: str | None = None
     routes_deadline: float = 10.0
     accept: Accept | None = None
+    edge: tuple[str | Callable[..., Any], ...] = ()
     trusted_hosts: tuple[str, ...] = ()
     response_header: str | None = None
     cache_headers: bool = True
@@ -211,6 +214,8 @@ def _parse(name: str, value: Any, origin: str) -> Any:
         return _fields(value, origin)
     if name == "trusted_hosts":
         return tuple(_items(value, origin, str))
+    if name == "edge":
+        return (value,) if callable(value) else tuple(_items(value, origin, str, Callable))  # type: ignore[arg-type]
     if name == "routes_deadline":
         return _seconds(value, origin)
     if name != "accept" and value is not None and not isinstance(value, str):

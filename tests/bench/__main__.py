@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from . import core
+from . import core, http
 from .harness import ROUNDS, Result, measure
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="name", help="figures to measure (default: all)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"interleaved rounds of each figure (default {ROUNDS})")
     options = parser.parse_args()
-    cases = [case for case in core.cases() if not options.names or case.name in options.names]
+    cases = [case for case in [*core.cases(), *http.cases()] if not options.names or case.name in options.names]
     results = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for case in cases:

@@ -184,7 +184,9 @@ def test_any_headers(headers: Pairs, accept: Any) -> None:
 
     def joined(found: Pairs, name: bytes) -> list[str]:
         value = b",".join(value for header, value in found if header.lower() == name).decode("latin-1")
-        return members(value, without=("sd-routing-key",), decode=name == b"baggage")
+        kept = members(value, without=("sd-routing-key",), decode=name == b"baggage")
+        # Of these OpenTelemetry would undo the escapes, and read what is not there.
+        return [member for member in kept if member.isascii()] if any(b"\\" in value for _, value in headers) else kept
 
     assert others(inner.seen) == others(headers)
     assert joined(inner.seen, b"baggage") == joined(headers, b"baggage")

@@ -16,8 +16,10 @@ from starlette.routing import Mount, Route
 from websockets.sync.client import connect
 
 import tenancy
+from tenancy.context import routing_key
 from tenancy.http import fastapi as adapter
 from tenancy.http.fastapi import CurrentRoutingKey, TenancyMiddleware
+from tenancy.http.reception import Reception
 from tests.http.servers import get, serving
 
 KEY = {"baggage": "sd-routing-key=pr-42"}
@@ -33,13 +35,15 @@ def _uninstrumented() -> Iterator[None]:
 def admissions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys that were admitted, one entry for each decision."""
     decided: list[str] = []
-    original = TenancyMiddleware._verdict
+    original = Reception.receive
 
-    def verdict(self: Any, admitted: Any) -> Any:
-        decided.append(str(admitted.key))
-        return original(self, admitted)
+    def receive(self: Reception, headers: Any, reading: Any, *, nested: bool = False, **more: Any) -> Any:
+        received = original(self, headers, reading, nested=nested, **more)
+        if received.refusal is None and not nested:
+            decided.append(str(routing_key(received.context)))
+        return received
 
-    monkeypatch.setattr(TenancyMiddleware, "_verdict", verdict)
+    monkeypatch.setattr(Reception, "receive", receive)
     return decided
 
 

@@ -21,17 +21,25 @@ _DIRECTIVE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _PUBLIC = {"public", "s-maxage", "private"}
 # Caches that know these put them before Cache-Control (RFC 9213, section 2.2; Surrogate-Control is their predecessor).
 _TARGETED = {b"cdn-cache-control", b"surrogate-control"}
+_SPECIAL = {b"cache-control", b"vary", *_TARGETED}
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 _MAX_REASON = 200
 
 
-def private(headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
+def private(headers: Iterable[tuple[bytes, bytes]], vary_by: tuple[str, ...] = ("baggage",)) -> HeaderPairs:
     """
-    Return *headers* so that no shared cache keeps the response, and a private one only for requests with the same baggage.
+    Return *headers* so that no shared cache keeps the response, and a private one only for requests with the same key.
 
     ``Cache-Control`` becomes ``private``, without ``public`` and ``s-maxage`` and with all else that it said; ``no-store`` and ``private``
     stay as they are (RFC 9111, section 5.2.2). ``Vary`` gets ``baggage``, unless it has it or is ``*`` (RFC 9110, section 12.5.5).
+
+    Args:
+        headers: The response's headers.
+        vary_by: The request headers, in lower case, that can bring a key.
     """
+    headers = list(headers)
+    if _SPECIAL.isdisjoint([name.lower() for name, _ in headers]):
+        return [*headers, (b"cache-control", b"private"), (b"vary", ", ".join(vary_by).encode("latin-1"))]
     kept: HeaderPairs = []
     control: list[str] = []
     vary: list[str] = []
@@ -44,7 +52,7 @@ def private(headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
         elif lowered not in _TARGETED:
             kept.append((name, value))
     kept.extend((b"cache-control", line.encode("latin-1")) for line in _cache_control(control))
-    kept.extend((b"vary", line.encode("latin-1")) for line in _vary(vary))
+    kept.extend((b"vary", line.encode("latin-1")) for line in _vary(vary, vary_by))
     return kept
 
 
@@ -57,11 +65,13 @@ def _cache_control(lines: list[str]) -> list[str]:
     return [", ".join(["private", *(one for one in directives if one.partition("=")[0].strip().lower() not in _PUBLIC)])]
 
 
-def _vary(lines: list[str]) -> list[str]:
+def _vary(lines: list[str], vary_by: tuple[str, ...]) -> list[str]:
     names = [name.strip() for line in lines for name in line.split(",") if name.strip()]
-    if "*" in names or "baggage" in (name.lower() for name in names):
+    known = {name.lower() for name in names}
+    missing = [name for name in vary_by if name not in known]
+    if "*" in names or not missing:
         return lines
-    return [", ".join([*names, "baggage"])]
+    return [", ".join([*names, *missing])]
 
 
 def served_by(key: RoutingKey | None, reason: str) -> bytes:

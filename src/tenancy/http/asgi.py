@@ -4,26 +4,17 @@ ASGI: middleware for FastAPI, Starlette and every other ASGI application (https:
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry import baggage, trace
 from opentelemetry import context as otel
 
-from ..baggage import codec
-from ..config import Accept, Field, settings, switched_on
-from ..context import attached, with_key
-from ..errors import ConfigurationError, IdentityError, RoutesNotSyncedError
-from ..key import RESERVED
-from ..observe import annotate_span, count, warn_once
-from ..propagator import current_codec
-from ..routes.admission import Admission, Admitted
-from ..routes.judge import Judge, judge_if_known
+from ..baggage import ABSENT
+from ..config import Accept, switched_on
+from ..errors import RoutesNotSyncedError
 from ..routes.live import LiveRoutes
-from ..routes.verdict import Verdict
-from ._responses import private, served_by
+from .edge import EdgeRequest, Resolver
+from .reception import OnMalformed, Reception, Refusal, Reply
 
 __all__ = ["TenancyMiddleware"]
 
@@ -33,18 +24,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_ADAPTER = "asgi"
 # Stands in the scope while one of us is at work, so that a mounted application with a middleware of its own does not decide again.
 _MARK = "tenancy.admitted"
 _SHARED = (b"baggage", b"tracestate")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 # https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1, and the registry it set up.
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
-
-_NOT_SYNCED = (
-    "This service could not read its route table, so it does not know whose work a request with a routing key is, and serves only requests "
-    "without one. Its log has the reason; try again later.\n"
-)
 
 
 class TenancyMiddleware:
@@ -67,6 +51,8 @@ class TenancyMiddleware:
             none.
         cache_headers: Whether responses to requests with a key are marked as not cacheable for others; default the setting
             ``cache_headers``, which is true.
+        edge: Where a key is looked for in requests that carry none, such as ``"host:{key}.preview.example.com"``; default the setting
+            ``edge``, which is nowhere.
         routes: The live route table; default the one of the settings.
 
     Raises:
@@ -84,32 +70,23 @@ class TenancyMiddleware:
         app: App,
         *,
         accept: Accept | None = None,
-        on_malformed: Literal["reject", "ignore"] = "reject",
+        on_malformed: OnMalformed = "reject",
         response_header: str | None = None,
         cache_headers: bool | None = None,
+        edge: Iterable[Resolver] | Resolver | None = None,
         routes: LiveRoutes | None = None,
     ) -> None:
-        using = settings()
-        if on_malformed not in ("reject", "ignore"):
-            raise ConfigurationError(f"on_malformed is {on_malformed!r}; use 'reject' or 'ignore'")
-        header = using.response_header if response_header is None else response_header
-        if header and not _TOKEN.fullmatch(header):
-            raise ConfigurationError(
-                f"response_header (TENANCY_RESPONSE_HEADER) is {header!r}; use a header name such as 'x-tenancy-served-by'"
-            )
         self.app = app
-        self._admission = Admission(_ADAPTER, accept=accept, routes=routes)
+        self._reception = Reception(
+            "asgi",
+            accept=accept,
+            on_malformed=on_malformed,
+            response_header=response_header,
+            cache_headers=cache_headers,
+            edge=edge,
+            routes=routes,
+        )
         self._decides_again = accept is not None
-        self._reject = on_malformed == "reject"
-        self._header = header.lower().encode("ascii") if header else None
-        self._cache_headers = using.cache_headers if cache_headers is None else cache_headers
-        # What stands inside reads the key from baggage, under the name that it has in the OpenTelemetry context.
-        self._rewrite = codec(using.read, (Field("baggage", using.member),)).write
-        self._members = tuple(field.name for field in using.read if field.kind == "baggage")
-        self._synced = self._admission.routes is None or self._admission.accept == "none"
-        self._syncing: asyncio.Task[None] | None = None
-        self._judge: Judge | None = None
-        self._judge_wanted = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """
@@ -122,115 +99,55 @@ class TenancyMiddleware:
             else:
                 await self.app(scope, receive, send)
             return
-        if _MARK in scope and not self._decides_again:
+        nested = _MARK in scope
+        if nested and not self._decides_again:
             await self.app(scope, receive, send)
             return
-        headers = scope["headers"]
-        if not isinstance(headers, (list, tuple)):  # the specification asks for an iterable only
-            headers = scope["headers"] = list(headers)
-        for _, value in headers:
-            if b"\\" in value:
-                headers = scope["headers"] = _without_escapes(headers)
-                break
-        if not self._synced and current_codec().read(headers).key is not None:
-            try:
-                await self._sync()
-            except RoutesNotSyncedError as error:
-                warn_once(f"asgi:{error}", "asgi: a request with a routing key was answered with 503: %s", error)
-                await _answer(scope, receive, send, 503, _NOT_SYNCED)
-                return
-        admitted = self._admission.admit(headers)
-        if admitted.outcome == "malformed" and self._reject:
-            annotate_span(None, reason=admitted.reason)
-            await _answer(scope, receive, send, 400, _malformed(headers, admitted))
+        came = scope["headers"]
+        if type(came) is not list:  # the specification asks for an iterable only
+            came = scope["headers"] = list(came)
+        headers = came
+        reception = self._reception
+        reading, ours = ABSENT, reception.wants(headers)
+        if ours:
+            for _, value in ours:
+                if b"\\" in value:
+                    headers = ours = _without_escapes(came)
+                    break
+            reading = reception.read(ours, lambda: _edge_request(scope))
+            if reading.key is not None and not reception.synced:
+                try:
+                    await reception.sync()
+                except RoutesNotSyncedError as error:
+                    await _answer(scope, receive, send, reception.not_synced(error))
+                    return
+        received = reception.receive(headers, reading, ours=ours, nested=nested)
+        if received.refusal is not None:
+            await _answer(scope, receive, send, received.refusal)
             return
-        nested = _MARK in scope
-        verdict = None if nested else self._verdict(admitted)
-        if admitted.outcome == "absent":
-            if self._header is not None and not nested:
-                send = _Reply(send, self, admitted, verdict).send
-            scope[_MARK] = True
-            try:
-                # Without OpenTelemetry in front the context is empty, and there is nothing to look for.
-                if otel.get_current() and self._ambient():
-                    with attached(with_key(None)):
-                        await self.app(scope, receive, send)
-                else:
-                    await self.app(scope, receive, send)
-            finally:
-                if not nested:
-                    scope.pop(_MARK, None)
-            return
-        if not nested:
-            send = _Reply(send, self, admitted, verdict).send
-        await self._serve(self._cleaned(scope, headers, admitted), scope, receive, send, admitted)
-
-    async def _serve(self, inner: Scope, scope: Scope, receive: Receive, send: Send, admitted: Admitted) -> None:
-        """
-        Serve a connection whose headers had something that was meant as a key.
-        """
-        nested = _MARK in inner
+        if received.reply is not None:
+            send = _Reply(send, received.reply).send
+        seen = headers if received.headers is None else received.headers
+        inner = scope if seen is came else {**scope, "headers": seen}
         inner[_MARK] = True
+        token = None if received.context is None else otel.attach(received.context)
         try:
-            with attached(with_key(admitted.key)):
-                await self.app(inner, receive, send)
+            await self.app(inner, receive, send)
         finally:
+            if token is not None:
+                otel.detach(token)
             if not nested:
-                del inner[_MARK]
+                inner.pop(_MARK, None)
             if inner is not scope:
                 # What the application puts into the scope (the matched route, say) is for whoever stands outside, too.
                 scope.update((name, value) for name, value in inner.items() if name != "headers")
 
-    def _cleaned(self, scope: Scope, headers: Any, admitted: Admitted) -> Scope:
-        """
-        The scope itself where its headers say just what was admitted, else a copy whose headers do.
-
-        OpenTelemetry's instrumentation inside of us reads them again, by rules of its own, and handlers pass them on as they are.
-        """
-        written = self._rewrite(headers, admitted.key, binary=True)
-        if written.dropped:
-            count("tenancy.baggage.dropped_members", amount=written.dropped)
-        if _same(headers, written.carrier):
-            return scope
-        return {**scope, "headers": written.carrier}
-
-    def _ambient(self) -> bool:
-        return any(baggage.get_baggage(name) is not None for name in self._members)
-
-    def _verdict(self, admitted: Admitted) -> Verdict | None:
-        """
-        Count, and put on the current span, whose work this is, where the settings say who this process is.
-        """
-        if self._judge_wanted:
-            self._judge_wanted = False
-            self._judge = judge_if_known(_ADAPTER, routes=self._admission.routes)
-        verdict = None
-        if self._judge is not None and (admitted.key is None or self._synced):
-            verdict = self._judge.judge(admitted.key)
-        elif admitted.key is not None:
-            annotate_span(admitted.key, reason=admitted.reason)
-        if admitted.outcome in ("refused", "malformed"):
-            annotate_span(None, reason=admitted.reason)
-        return verdict
-
-    async def _sync(self) -> None:
-        """
-        Wait for the route table, all requests that need it together: each holding a thread of the pool would leave none for others.
-        """
-        loop = asyncio.get_running_loop()
-        waiting = self._syncing
-        if waiting is None or waiting.done() or waiting.get_loop() is not loop:
-            waiting = self._syncing = loop.create_task(asyncio.to_thread(self._admission.wait_synced))
-            waiting.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(waiting)
-        self._synced = True
-
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()
-        if message["type"] == "lifespan.startup" and self._admission.routes is not None:
+        if message["type"] == "lifespan.startup" and self._reception.routes is not None:
             try:
-                await self._sync()
-                await self._check_workload()
+                await self._reception.sync()
+                await self._reception.check_workload()
             except RoutesNotSyncedError as error:
                 await send({"type": "lifespan.startup.failed", "message": f"request-tenancy: {error}"})
                 return
@@ -241,48 +158,29 @@ class TenancyMiddleware:
 
         await self.app(scope, again, send)
 
-    async def _check_workload(self) -> None:
-        judge = judge_if_known(_ADAPTER, routes=self._admission.routes)
-        if judge is not None:
-            try:
-                await judge.synced()
-            except IdentityError as error:  # it serves whatever arrives, so this only makes its verdicts wrong
-                warn_once(f"asgi:{error}", "asgi: %s", error)
-
 
 class _Reply:
     """
-    The responses of one request, with what the caller has to know.
+    The responses of one request.
     """
 
-    __slots__ = ("_admitted", "_annotate", "_cache_headers", "_header", "_send", "_verdict")
+    __slots__ = ("_reply", "_send")
 
-    def __init__(self, send: Send, using: TenancyMiddleware, admitted: Admitted, verdict: Verdict | None) -> None:
+    def __init__(self, send: Send, reply: Reply) -> None:
         self._send = send
-        self._admitted = admitted
-        self._verdict = verdict
-        self._header = using._header
-        self._cache_headers = using._cache_headers and admitted.key is not None
-        # OpenTelemetry's instrumentation outside of us has a span already; one inside of us makes it only now.
-        self._annotate = not trace.get_current_span().is_recording()
+        self._reply = reply
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind in ("http.response.start", "websocket.accept"):
-            if self._annotate:
-                verdict = self._verdict
-                annotate_span(self._admitted.key, verdict=verdict.action.value if verdict else None, reason=self._reason())
-            headers = list(message.get("headers") or ())
-            if self._cache_headers and kind == "http.response.start":
-                headers = private(headers)
-            if self._header is not None:
-                headers.append((self._header, served_by(self._admitted.key, self._reason())))
+            headers = self._reply.headers(message.get("headers") or (), cacheable=kind == "http.response.start")
             message = {**message, "headers": headers}
         await self._send(message)
 
-    def _reason(self) -> str:
-        admitted = self._admitted
-        return self._verdict.reason if self._verdict is not None and admitted.outcome in ("absent", "accepted") else admitted.reason
+
+def _edge_request(scope: Scope) -> EdgeRequest:
+    query = (scope.get("query_string") or b"").decode("latin-1")
+    return EdgeRequest(scope["headers"], query, scope.get("user"), scope)
 
 
 def _without_escapes(headers: Any) -> list[Any]:
@@ -306,49 +204,17 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _same(headers: Any, written: Any) -> bool:
-    """
-    Whether rewriting changed nothing but the order of headers and of baggage members.
-    """
-    return len(headers) == len(written) and _shared(headers) == _shared(written)
-
-
-def _shared(headers: Any) -> list[list[bytes]]:
-    return sorted(sorted(value.split(b",")) for name, value in headers if name.lower() in _SHARED)
-
-
-def _malformed(headers: Any, admitted: Admitted) -> str:
-    """
-    The text that tells a caller what is wrong with the key.
-    """
-    using = settings()
-    where = next((field for field in using.read if codec((field,), ()).read(headers).malformed is not None), using.read[0])
-    place = f"header '{where.name}'" if where.kind == "header" else f"member '{where.name}' of the header '{where.kind}'"
-    reason = admitted.reason.replace("<", "\\x3c")  # whatever shows this text, it is no markup
-    return (
-        f"The routing key in the {place} cannot be used: {reason}. A routing key is 1 to 63 of the characters a-z, 0-9 and '-', beginning "
-        f"and ending with a letter or digit, and none of the reserved words {', '.join(sorted(RESERVED))}.\n"
-    )
-
-
-async def _answer(scope: Scope, receive: Receive, send: Send, status: int, text: str) -> None:
+async def _answer(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
     """
     Answer in place of the application; a WebSocket's handshake is refused.
     """
-    body = text.encode("ascii", "backslashreplace")
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode("ascii")),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-    ]
     kind = "http"
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
         if "websocket.http.response" not in (scope.get("extensions") or {}):
-            code = _POLICY_VIOLATION if status == 400 else _TRY_AGAIN_LATER
-            await send({"type": "websocket.close", "code": code, "reason": body.decode("ascii")[:120]})
+            code = _POLICY_VIOLATION if refusal.status == 400 else _TRY_AGAIN_LATER
+            await send({"type": "websocket.close", "code": code, "reason": refusal.body.decode("ascii")[:120]})
             return
         kind = "websocket.http"
-    await send({"type": f"{kind}.response.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.response.body", "body": body, "more_body": False})
+    await send({"type": f"{kind}.response.start", "status": refusal.status, "headers": refusal.headers})
+    await send({"type": f"{kind}.response.body", "body": refusal.body, "more_body": False})

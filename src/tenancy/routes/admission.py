@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, Literal, NamedTuple
 
+from ..baggage import Reading
 from ..config import Accept, settings
 from ..errors import ConfigurationError
 from ..key import RoutingKey
@@ -15,7 +16,7 @@ from ..propagator import read
 from .live import LiveRoutes, routes_for
 from .table import RouteTable
 
-__all__ = ["Admission", "Admitted"]
+__all__ = ["ABSENT", "Admission", "Admitted"]
 
 
 class Admitted(NamedTuple):
@@ -35,7 +36,7 @@ class Admitted(NamedTuple):
     clean: bool = True
 
 
-_ABSENT = Admitted(None, "absent", "no routing key")
+ABSENT = Admitted(None, "absent", "no routing key")
 
 
 class Admission:
@@ -83,13 +84,18 @@ class Admission:
         Raises:
             RoutesNotSyncedError: If the carrier has a key, known keys are accepted, and the table was never read.
         """
-        reading = read(carrier, adapter=self.adapter)
+        return self.decide(read(carrier, adapter=self.adapter))
+
+    def decide(self, reading: Reading) -> Admitted:
+        """
+        Decide about what was read; see `admit`.
+        """
         if reading.malformed is not None:
             report_malformed(self.adapter, reading.malformed, "it is not used, and not passed on")
             return Admitted(None, "malformed", f"{reading.malformed[:64]!r} is not a routing key", clean=False)
         key = reading.key
         if key is None:
-            return _ABSENT
+            return ABSENT
         accept = self.accept
         if accept == "all":
             accepted, why = True, "every key is accepted"
