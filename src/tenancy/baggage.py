@@ -9,7 +9,7 @@ same key wherever both accept the header.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
@@ -98,7 +98,7 @@ class Codec:
         All entries of a repeated header count. Where one field names several values the last one wins; where several fields do, the
         first field in the order of *read*. Either is a conflict.
         """
-        if type(carrier) is list:  # ASGI, Kafka, gRPC
+        if type(carrier) is list or type(carrier) is tuple:  # ASGI, Kafka, gRPC
             ours = self.ours(carrier)
             if not ours:
                 return ABSENT
@@ -125,9 +125,9 @@ class Codec:
                 values.extend(_values(_named(raw, field.name, decode=field.kind == "baggage")))
         return _reading(values)
 
-    def ours(self, headers: list[Any]) -> list[Any]:
+    def ours(self, headers: Sequence[Any]) -> Sequence[Any]:
         """
-        Return those pairs of a list that may have to do with a key: all but the ones whose name is known to be another's.
+        Return those pairs that may have to do with a key: all but the ones whose name is known to be another's.
         """
         passed = self._passed
         try:
@@ -210,6 +210,8 @@ class Codec:
         if isinstance(carrier, Iterator):  # it can be gone through only once
             carrier = list(carrier)
         found = self._headers(carrier)
+        if key and not found and self._plain:
+            return Written(rebuilt(carrier, (), [("baggage", self._assigned + key)], binary=binary))
         add: list[tuple[str, str]] = []
         ours = [field.name for field in self._write if field.kind == "baggage"] if key else []
         others = members(found.get("baggage", ""), without=self._baggage)

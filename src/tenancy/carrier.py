@@ -75,7 +75,7 @@ def rebuilt(carrier: Any, drop: Collection[str], add: Iterable[tuple[str, str]],
     if carrier is None:
         carrier = {}
     if isinstance(carrier, (list, tuple)):
-        kept: list[Any] = [pair for pair in carrier if header_name(pair[0]) not in drop]
+        kept: list[Any] = [pair for pair in carrier if header_name(pair[0]) not in drop] if drop else list(carrier)
         names, values = _converters((pair for pair in carrier), binary)
         kept.extend((names(name), values(value)) for name, value in add)
         return tuple(kept) if isinstance(carrier, tuple) else kept

@@ -17,7 +17,7 @@ from . import config
 from .config import settings
 from .key import RoutingKey
 
-__all__ = ["Step", "attached", "cache_key", "cleared", "routing_key", "with_key", "without_trace_key"]
+__all__ = ["Step", "ambient", "attached", "cache_key", "cleared", "routing_key", "with_key", "without_trace_key"]
 
 # Where OpenTelemetry keeps baggage in a context: what `get_baggage` finds out by five calls at every look.
 _BAGGAGE = next(iter(baggage.set_baggage("name", "value", Context())))
@@ -46,6 +46,14 @@ def cleared(context: Context | None = None) -> bool:
     Return whether the work at hand was said to have no key, so that none may be passed on from elsewhere either.
     """
     return _CLEARED in (get_current() if context is None else context) and routing_key(context) is None
+
+
+def ambient(context: Context | None = None) -> bool:
+    """
+    Return whether a context has a baggage member that can hold a key, whatever stands there.
+    """
+    members = (get_current() if context is None else context).get(_BAGGAGE)
+    return bool(members) and not settings().members.isdisjoint(members)  # type: ignore[call-overload]
 
 
 def with_key(key: RoutingKey | None, context: Context | None = None) -> Context:

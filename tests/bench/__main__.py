@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from . import core, http
+from . import core, footprint, grpc, http
 from .harness import ROUNDS, Result, measure
 
 
@@ -23,7 +23,11 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="name", help="figures to measure (default: all)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"interleaved rounds of each figure (default {ROUNDS})")
     options = parser.parse_args()
-    cases = [case for case in [*core.cases(), *http.cases()] if not options.names or case.name in options.names]
+    known = [*core.cases(), *http.cases(), *grpc.cases(), *footprint.cases()]
+    unknown = set(options.names) - {case.name for case in known}
+    if unknown:
+        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join(case.name for case in known)}")
+    cases = [case for case in known if not options.names or case.name in options.names]
     results = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for case in cases:
@@ -31,7 +35,7 @@ def main() -> int:
             results.append(measure(case, rounds=options.rounds, advance=lambda task=task: progress.advance(task)))
     build = Path("build")
     build.mkdir(exist_ok=True)
-    figures = {result.name: {name: asdict(result)[name] for name in ("ratio", "low", "high", "aa", "bar")} for result in results}
+    figures = {result.name: {name: asdict(result)[name] for name in ("ratio", "low", "high", "aa", "bar", "unit")} for result in results}
     (build / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
     show(results)
     return 0 if all(result.met for result in results) else 1
@@ -40,12 +44,16 @@ def main() -> int:
 def show(results: list[Result]) -> None:
     table = Table(title="Ratios, median of all rounds with its 95 % interval")
     for heading in ("figure", "what", "ratio", "interval", "A/A", "bar", ""):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading != "what")
     for result in results:
-        met = "[green]met[/]" if result.met else "[red]not met[/]"
-        interval = f"{result.low:.3f} to {result.high:.3f}"
-        table.add_row(result.name, result.what, f"{result.ratio:.3f}", interval, f"{result.aa:.3f}", f"{result.bar:g}", met)
+        met = "" if result.bar is None else "[green]met[/]" if result.met else "[red]not met[/]"
+        interval = f"{shown(result, result.low)} to {shown(result, result.high)}"
+        table.add_row(result.name, result.what, shown(result, result.ratio), interval, f"{result.aa:.3f}", "" if result.bar is None else f"{result.bar:g}", met)
     Console().print(table)
+
+
+def shown(result: Result, figure: float) -> str:
+    return f"{figure:.1f} {result.unit}" if result.unit else f"{figure:.3f}"
 
 
 if __name__ == "__main__":

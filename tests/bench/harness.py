@@ -25,19 +25,22 @@ class Case:
 
     Args:
         name: Its name in the table and in ``build/bench.json``.
-        bar: What the ratio may be at most.
-        variants: What is timed; each does its work as often as it is told.
+        bar: What the figure may be at most; None: it is shown for information.
+        variants: What is timed; each does its work as often as it is told. One that measures in a process of its own does it once, and
+            returns the seconds.
         ratio: Makes the figure of the seconds that each variant took for one piece of work.
         yardstick: The variant that is compared with itself.
         what: The figure in words.
+        unit: What the figure is in, where it is no ratio.
     """
 
     name: str
-    bar: float
+    bar: float | None
     variants: Mapping[str, Callable[[int], object]]
     ratio: Callable[[Mapping[str, float]], float]
     yardstick: str
     what: str
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,15 @@ class Result:
     low: float
     high: float
     aa: float
-    bar: float
+    bar: float | None
+    unit: str = ""
 
     @property
     def met(self) -> bool:
         """
-        Whether the bar is met: the interval does not lie above it.
+        Whether the bar, if there is one, is met: the interval does not lie above it.
         """
-        return self.low <= self.bar
+        return self.bar is None or self.low <= self.bar
 
 
 def measure(case: Case, *, rounds: int = ROUNDS, advance: Callable[[], object] = lambda: None) -> Result:
@@ -84,7 +88,7 @@ def measure(case: Case, *, rounds: int = ROUNDS, advance: Callable[[], object] =
         same.append(seconds[again] / seconds[case.yardstick])
         advance()
     low, high = _interval(ratios)
-    return Result(case.name, case.what, statistics.median(ratios), low, high, statistics.median(same), case.bar)
+    return Result(case.name, case.what, statistics.median(ratios), low, high, statistics.median(same), case.bar, case.unit)
 
 
 def _seconds(work: Callable[[int], object], times: int) -> float:
@@ -92,8 +96,8 @@ def _seconds(work: Callable[[int], object], times: int) -> float:
     gc.disable()
     try:
         start = time.process_time_ns()
-        work(times)
-        return (time.process_time_ns() - start) / times / 1e9
+        own = work(times)
+        return own if isinstance(own, float) else (time.process_time_ns() - start) / times / 1e9
     finally:
         gc.enable()
 
@@ -102,7 +106,8 @@ def _repeats(work: Callable[[int], object]) -> int:
     times = 1
     while True:  # also warms up
         start = time.process_time_ns()
-        work(times)
+        if isinstance(work(times), float):
+            return 1
         seconds = (time.process_time_ns() - start) / 1e9
         if seconds >= _ROUND_SECONDS / 2:
             return max(1, round(times * _ROUND_SECONDS / seconds))

@@ -14,7 +14,7 @@ from .._optional import extra
 from ..config import Accept, switched_on
 from ..context import Step, attached
 from ..routes import LiveRoutes
-from .reception import OnMalformed, Reception, with_behavior
+from .reception import Handlers, OnMalformed, Reception
 from .server import blocking
 from .steps import aresponses
 
@@ -50,16 +50,19 @@ class AioServerInterceptor(_Base):
     def __init__(
         self, *, accept: Accept | None = None, on_malformed: OnMalformed = "reject", routes: LiveRoutes | None = None
     ) -> None:
-        self._reception = Reception(accept, on_malformed, routes) if switched_on() else None
+        self._handlers = None
+        if switched_on():
+            reception = Reception(accept, on_malformed, routes)
+            self._handlers = Handlers(functools.partial(_wrapped, reception))
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """
         Return the handler of a call, so that it runs under the call's key.
         """
         handler = await continuation(handler_call_details)
-        if handler is None or self._reception is None:
+        if handler is None or self._handlers is None:
             return handler
-        return with_behavior(handler, functools.partial(_wrapped, self._reception))
+        return self._handlers.wrapped(handler)
 
 
 def _wrapped(reception: Reception, behavior: Callable[..., Any], response_streaming: bool) -> Callable[..., Any]:

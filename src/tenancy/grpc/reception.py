@@ -4,26 +4,29 @@ What both servers do with an inbound call, before its handler.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 
 from .._optional import extra
 from ..config import Accept
-from ..context import with_key
+from ..context import ambient, with_key
 from ..errors import ConfigurationError, RoutesNotSyncedError
 from ..key import RoutingKey
 from ..observe import annotate_span, warn_once
 from ..propagator import current_codec
 from ..routes import LiveRoutes
-from ..routes.admission import Admission, Admitted
+from ..routes.admission import ABSENT, Admission, Admitted
 from ..routes.judge import Judge, judge_if_known
 from .metadata import rewritten
 
 with extra("grpc", "grpc"):
     import grpc
 
-__all__ = ["OnMalformed", "Received", "Reception", "with_behavior"]
+__all__ = ["Handlers", "OnMalformed", "Received", "Reception"]
+
+_HANDLERS = 1024  # method handlers that are kept
 
 OnMalformed = Literal["reject", "ignore"]
 
@@ -84,6 +87,9 @@ class Reception:
             )
             return Received(with_key(None), servicer, (grpc.StatusCode.INVALID_ARGUMENT, why))
         key = admitted.key
+        if admitted is ABSENT:
+            self._tell(admitted)
+            return Received(with_key(None) if ambient() else get_current(), servicer)
         if not admitted.clean or (key is not None and not current_codec().canonical(metadata, key)):
             servicer = _Servicer(servicer, rewritten(metadata, key))
         self._tell(admitted)
@@ -95,7 +101,7 @@ class Reception:
         """
         if not self._judge_sought:
             self._judge, self._judge_sought = judge_if_known("grpc", routes=self._admission.routes), True
-        if not self._judged(admitted.key):
+        if not self._judged(admitted.key) and admitted.key is not None:
             annotate_span(admitted.key)
         if admitted.outcome in ("refused", "malformed"):
             annotate_span(None, reason=admitted.reason)
@@ -141,10 +147,33 @@ class _Servicer:
         delattr(self._tenancy_servicer, name)
 
 
-def with_behavior(handler: Any, wrap: Any) -> Any:
+class Handlers:
     """
-    Return a method handler like *handler*, whose behaviour is ``wrap(behaviour, response_streaming)``.
+    Method handlers with another behaviour, each made once.
+
+    Args:
+        wrap: Makes the behaviour from the one that was there, and from whether it streams its responses.
     """
+
+    def __init__(self, wrap: Callable[[Callable[..., Any], bool], Callable[..., Any]]) -> None:
+        self._wrap = wrap
+        self._made: dict[int, tuple[Any, Any]] = {}
+
+    def wrapped(self, handler: Any) -> Any:
+        """
+        Return a method handler like *handler*.
+        """
+        known = self._made.get(id(handler))
+        if known is not None and known[0] is handler:
+            return known[1]
+        made = _with_behavior(handler, self._wrap)
+        # A service has its handlers for as long as it lives; whoever makes a new one for each call must not fill the memory.
+        if isinstance(handler, tuple) and len(self._made) < _HANDLERS:
+            self._made[id(handler)] = handler, made
+        return made
+
+
+def _with_behavior(handler: Any, wrap: Any) -> Any:
     streams = bool(handler.request_streaming), bool(handler.response_streaming)
     name, make = {
         (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),

@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from opentelemetry import baggage
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.trace import get_current_span
 
 from ..baggage import ABSENT, Reading, codec
 from ..config import Accept, Field, settings
-from ..context import with_key
+from ..context import ambient, with_key
 from ..errors import ConfigurationError, IdentityError, RoutesNotSyncedError
 from ..key import RESERVED
 from ..observe import annotate_span, count, warn_once
@@ -143,7 +142,7 @@ class Reception:
         self._judge: Judge | None = None
         self._judge_wanted = True
 
-    def read(self, headers: HeaderPairs, request: Callable[[], EdgeRequest]) -> Reading:
+    def read(self, headers: Sequence[tuple[bytes, bytes]], request: Callable[[], EdgeRequest]) -> Reading:
         """
         Read the key of a request, from its headers, else by the resolvers of the edge.
 
@@ -158,13 +157,13 @@ class Reception:
             return self._edge.read(request())
         return reading
 
-    def wants(self, headers: HeaderPairs) -> HeaderPairs:
+    def wants(self, headers: HeaderPairs) -> Sequence[tuple[bytes, bytes]]:
         """
         Return those headers that `read` needs; where there are none, the request has no key.
         """
         return headers if self._edge else current_codec().ours(headers)
 
-    def receive(self, headers: HeaderPairs, reading: Reading, *, ours: HeaderPairs | None = None, nested: bool = False) -> Received:
+    def receive(self, headers: HeaderPairs, reading: Reading, *, ours: Sequence[tuple[bytes, bytes]] | None = None, nested: bool = False) -> Received:
         """
         Decide about a request.
 
@@ -207,8 +206,7 @@ class Reception:
                 verdict = None if self._judge is None else self._judge.judge(None)
                 if self.response_header is not None:
                     reply = Reply(self, _ABSENT, verdict, annotate=not get_current_span().is_recording())
-        # Without OpenTelemetry in front the context is empty, and there is nothing to look for.
-        context = with_key(None) if get_current() and _ambient() else None
+        context = with_key(None) if ambient() else None
         return _AS_IT_IS if reply is None and context is None else Received(None, None, context, reply)
 
     def not_synced(self, error: RoutesNotSyncedError) -> Refusal:
@@ -297,11 +295,6 @@ class Reply:
     def _reason(self) -> str:
         admitted = self._admitted
         return self._verdict.reason if self._verdict is not None and admitted.outcome in ("absent", "accepted") else admitted.reason
-
-
-def _ambient() -> bool:
-    members = baggage.get_all()
-    return bool(members) and not settings().members.isdisjoint(members)
 
 
 def _malformed(headers: HeaderPairs, admitted: Admitted) -> str:
