@@ -14,7 +14,7 @@ from opentelemetry import context as otel
 from opentelemetry.sdk.trace import TracerProvider
 
 import tenancy
-from tenancy import routing_key, scope
+from tenancy import cache_key, routing_key, scope
 
 tracer = TracerProvider().get_tracer("test")
 
@@ -352,3 +352,14 @@ async def test_many_tasks_and_threads_each_have_their_own() -> None:
             return await asyncio.to_thread(routing_key) == f"k{number}"
 
     assert all(await asyncio.gather(*map(task, range(200))))
+
+
+def test_no_name_of_the_baseline_is_the_name_of_a_key() -> None:
+    """Two pieces of work share a cached value only if they have the same key and use the same name."""
+    names = ["a", "tenancy:pr-42:a", "tenancy::a", "pr-42:a", ":a", "tenancy:"]
+    found = [cache_key(name) for name in names]
+    for key in ("pr-42", "pr-4"):
+        with scope(key):
+            found += [cache_key(name) for name in names]
+    assert len(set(found)) == len(found)
+    assert cache_key("a") == "a"

@@ -194,4 +194,7 @@ def cache_key(name: str) -> str:
         name: The name that the cache would use without tenancy.
     """
     key = routing_key()
-    return name if key is None else f"tenancy:{key}:{name}"
+    if key is None:
+        # A baseline's name that looks like one of ours must not be a key's.
+        return f"tenancy::{name}" if name.startswith("tenancy:") else name
+    return f"tenancy:{key}:{name}"
