@@ -35,7 +35,9 @@ def main() -> int:
             results.append(measure(case, rounds=options.rounds, advance=lambda task=task: progress.advance(task)))
     build = Path("build")
     build.mkdir(exist_ok=True)
-    figures = {result.name: {name: asdict(result)[name] for name in ("ratio", "low", "high", "aa", "bar", "unit")} for result in results}
+    figures = {
+        result.name: {name: asdict(result)[name] for name in ("ratio", "low", "high", "aa", "bar", "unit")} for result in results
+    }
     (build / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
     show(results)
     return 0 if all(result.met for result in results) else 1
@@ -48,7 +50,15 @@ def show(results: list[Result]) -> None:
     for result in results:
         met = "" if result.bar is None else "[green]met[/]" if result.met else "[red]not met[/]"
         interval = f"{shown(result, result.low)} to {shown(result, result.high)}"
-        table.add_row(result.name, result.what, shown(result, result.ratio), interval, f"{result.aa:.3f}", "" if result.bar is None else f"{result.bar:g}", met)
+        table.add_row(
+            result.name,
+            result.what,
+            shown(result, result.ratio),
+            interval,
+            f"{result.aa:.3f}",
+            "" if result.bar is None else f"{result.bar:g}",
+            met,
+        )
     Console().print(table)
 
 

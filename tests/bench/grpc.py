@@ -183,7 +183,9 @@ def cases() -> list[Case]:
     ):
         variants = {
             "bare": _both(_client(_Channel()), _server(None, baggage), key),
-            "ours": _both(_client(grpc.intercept_channel(_Channel(), ClientInterceptor())), _server(ServerInterceptor(), baggage), key),
+            "ours": _both(
+                _client(grpc.intercept_channel(_Channel(), ClientInterceptor())), _server(ServerInterceptor(), baggage), key
+            ),
             "opentelemetry": _both(
                 _client(grpcext.intercept_channel(_Channel(), client_interceptor(tracer_provider=provider))),
                 _server(server_interceptor(tracer_provider=provider), baggage),
@@ -191,6 +193,13 @@ def cases() -> list[Case]:
             ),
         }
         found.append(
-            Case(f"grpc_added{suffix}", None if suffix else 0.10, variants, _added, "opentelemetry", f"interceptors add / OTel's add, {what}")
+            Case(
+                f"grpc_added{suffix}",
+                None if suffix else 0.10,
+                variants,
+                _added,
+                "opentelemetry",
+                f"interceptors add / OTel's add, {what}",
+            )
         )
     return found

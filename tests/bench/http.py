@@ -104,7 +104,14 @@ def cases() -> list[Case]:
             "opentelemetry": requests(instrumented, baggage),
         }
         found.append(
-            Case(f"asgi_added{suffix}", None if suffix else 0.02, variants, _added, "opentelemetry", f"middleware adds / OTel ASGI adds, {what}")
+            Case(
+                f"asgi_added{suffix}",
+                None if suffix else 0.02,
+                variants,
+                _added,
+                "opentelemetry",
+                f"middleware adds / OTel ASGI adds, {what}",
+            )
         )
     for suffix, baggage, what in (("", others, "without a key"), ("_keyed", keyed, "with a key")):
         variants = {"bare": requests(fastapi(), baggage), "ours": requests(TenancyMiddleware(fastapi()), baggage)}
