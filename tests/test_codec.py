@@ -207,14 +207,16 @@ def test_reading_never_raises_and_agrees_with_the_standard(parts: list[str]) -> 
 @given(st.lists(entries.map(",".join), max_size=3), st.sampled_from([KEY, None]))
 @settings(max_examples=500)
 def test_writing_keeps_others_and_reads_back(lines: list[str], key: RoutingKey | None) -> None:
-    """What is written reads back as the key and nothing else, with other people's members in order and byte for byte."""
+    """What is written reads back as the key and nothing else, with other people's members in order and byte for byte, but for white
+    space at the ends of the whole, which no header may have."""
     before = [("x", "1"), *(("baggage", line) for line in lines)]
     after = CODEC.write(before, key).carrier
     assert CODEC.read(after) == Reading(key)
     values = [value for name, value in after if name == "baggage"]
     assert len(values) <= 1
     others = members(",".join(lines), without=["sd-routing-key"])
-    assert members(",".join(values), without=["sd-routing-key"]) == others
+    whole = ",".join(["sd-routing-key=pr-42", *others] if key else others).strip(" \t")
+    assert values == ([whole] if whole else [])
     theirs = baggage.get_baggage("sd-routing-key", W3CBaggagePropagator().extract(dict(after), Context()))
     assert theirs == key
 

@@ -220,12 +220,12 @@ class Codec:
         if ours:
             entries, dropped = _within_limits(entries)
         if entries:
-            add.append(("baggage", ",".join(entries)))
+            add.append(("baggage", ",".join(entries).strip(_OWS)))  # a header cannot begin or end with white space
         if self._tracestate:
             states = [f"{field.name}={key}" for field in self._write if field.kind == "tracestate"] if key else []
             states += members(found.get("tracestate", ""), without=self._tracestate, decode=False)
             if states:
-                add.append(("tracestate", ",".join(states)))
+                add.append(("tracestate", ",".join(states).strip(_OWS)))
         if key:
             add.extend((field.name, str(key)) for field in self._write if field.kind == "header")
         return Written(rebuilt(carrier, found, add, binary=binary), dropped)
@@ -258,7 +258,7 @@ class Codec:
             others = others.partition(",")[2]
         if self._only in others:
             return None
-        line = f"{ours},{others}" if others else ours
+        line = f"{ours},{others}".strip(_OWS) if others else ours
         if not self._is_plain(line):
             return None
         new = carrier.copy()

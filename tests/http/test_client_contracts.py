@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+import aiohttp
 import httpx
 import pytest
 import requests
+import urllib3
+from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
+from opentelemetry.instrumentation.urllib import URLLibInstrumentor
+from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
 import tenancy
+from tenancy.http import aiohttp_client as aiohttp_adapter
 from tenancy.http import httpx as httpx_adapter
 from tenancy.http import requests as requests_adapter
+from tenancy.http import urllib as urllib_adapter
+from tenancy.http import urllib3 as urllib3_adapter
 from tenancy.http.asgi import TenancyMiddleware
 from tests.contract import Headers, PropagationContract, Rejected
 from tests.http.servers import SSL_CONTEXT, Work, header, recorder, respond, through
@@ -162,3 +172,90 @@ class TestAsyncHttpxInProcess(ClientContract):
     async def send(self) -> Headers:
         async with httpx.AsyncClient(transport=httpx_adapter.AsyncTenancyTransport(httpx.ASGITransport(recorder))) as client:
             return pairs((await client.get("http://orders/")).json())
+
+
+class TestAiohttpRequestClass(ClientContract):
+    async def send(self) -> Headers:
+        async with (
+            aiohttp.ClientSession(request_class=aiohttp_adapter.TenancyClientRequest) as session,
+            session.get(self.url) as response,
+        ):
+            return pairs(await response.json(content_type=None))
+
+
+class TestAiohttp(ClientContract):
+    steps = (aiohttp_adapter,)
+
+    async def send(self) -> Headers:
+        async with aiohttp.ClientSession() as session, session.get(self.url) as response:
+            return pairs(await response.json(content_type=None))
+
+
+class TestAiohttpInsideOpenTelemetry(TestAiohttp):
+    steps = (aiohttp_adapter, otel(AioHttpClientInstrumentor))
+
+
+class TestAiohttpOpenTelemetryFirst(TestAiohttp):
+    steps = (otel(AioHttpClientInstrumentor), aiohttp_adapter)
+
+
+class TestAiohttpRequestClassOpenTelemetry(TestAiohttpRequestClass):
+    steps = (otel(AioHttpClientInstrumentor),)
+
+
+class TestUrllib3Manager(ClientContract):
+    async def send(self) -> Headers:
+        with urllib3_adapter.TenancyPoolManager() as manager:
+            return pairs(json.loads(manager.request("GET", self.url).data))
+
+
+class TestUrllib3(ClientContract):
+    steps = (urllib3_adapter,)
+
+    async def send(self) -> Headers:
+        with urllib3.PoolManager() as manager:
+            return pairs(json.loads(manager.request("GET", self.url).data))
+
+
+class TestUrllib3InsideOpenTelemetry(TestUrllib3):
+    steps = (urllib3_adapter, otel(URLLib3Instrumentor))
+
+
+class TestUrllib3OpenTelemetryFirst(TestUrllib3):
+    steps = (otel(URLLib3Instrumentor), urllib3_adapter)
+
+
+class TestUrllib3ManagerOpenTelemetry(TestUrllib3Manager):
+    steps = (otel(URLLib3Instrumentor),)
+
+
+class TestUrllib3BeneathRequests(TestRequests):
+    """All that `tenancy.instrument()` patches for one request of requests, and all that OpenTelemetry does."""
+
+    steps = (otel(URLLib3Instrumentor), urllib3_adapter, requests_adapter, otel(RequestsInstrumentor))
+
+
+class TestUrllibHandler(ClientContract):
+    async def send(self) -> Headers:
+        with urllib.request.build_opener(urllib_adapter.TenancyHandler(context=SSL_CONTEXT)).open(self.url, timeout=30) as response:
+            return pairs(json.load(response))
+
+
+class TestUrllib(ClientContract):
+    steps = (urllib_adapter,)
+
+    async def send(self) -> Headers:
+        with urllib.request.urlopen(self.url, timeout=30) as response:
+            return pairs(json.load(response))
+
+
+class TestUrllibInsideOpenTelemetry(TestUrllib):
+    steps = (urllib_adapter, otel(URLLibInstrumentor))
+
+
+class TestUrllibOpenTelemetryFirst(TestUrllib):
+    steps = (otel(URLLibInstrumentor), urllib_adapter)
+
+
+class TestUrllibHandlerOpenTelemetry(TestUrllibHandler):
+    steps = (otel(URLLibInstrumentor),)
