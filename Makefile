@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint
+.PHONY: help install demo test bench lint docs
 
 help:  ## What there is to do
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -35,3 +35,7 @@ lint: $(INSTALLED)  ## Formatting, lint, types, import rules
 	$(RUN) -m mypy
 	$(RUN) -m pyright --pythonpath $(RUN)
 	$(VENV)/bin/lint-imports --no-logo
+
+docs: $(INSTALLED)  ## Build the site into build/docs/html; a warning is an error (ARGS for sphinx-build)
+	@$(RUN) -m sphinx -n -W --keep-going -q -b html -c docs -d build/docs/doctrees $(ARGS) . build/docs/html
+	@echo "Open build/docs/html/index.html"

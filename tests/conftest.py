@@ -1,25 +1,18 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from uuid import uuid4
 
 import pytest
 
-from tenancy import config
+from tenancy.testing import Configure
 from tests import services
 
 
 @pytest.fixture(autouse=True)
-def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test starts with the default settings, whatever the environment says, and leaves none behind."""
-    for name in list(os.environ):
-        if name.startswith(("TENANCY_", "SIGNADOT_")) and not name.startswith(
-            ("TENANCY_TEST_", "TENANCY_REQUIRE_", "TENANCY_INSTALL_")
-        ):
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(config, "_current", None)
+def _own_settings(tenancy_settings: Configure) -> None:
+    """Every test starts with the default settings, no open route table and no warning given, and leaves nothing of it behind."""
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,53 @@ patched = [
 ]
 print(sum("tenancy" in function.__code__.co_filename for function in patched), "of", len(patched))
 """
+
+
+# Everything that any loaded module or class has, ours excepted: what is patched need not be listed, and cannot be forgotten.
+SNAPSHOTS = """
+import json, sys, types
+from importlib import import_module
+import tenancy
+from tenancy.instrumentation import _ADAPTERS
+
+def owners():
+    for name, module in list(sys.modules.items()):
+        if not isinstance(module, types.ModuleType) or name.startswith("tenancy") or module is sys.modules["__main__"]:
+            continue
+        yield name, module
+        for thing in list(vars(module).values()):
+            if issubclass(type(thing), type) and thing.__module__ == name:
+                yield f"{name}:{thing.__qualname__}", thing
+
+def snapshot():
+    return {(where, name): value for where, owner in owners() for name, value in list(vars(owner).items())}
+
+def changed():
+    after = snapshot()
+    other = [key for key, value in before.items() if after.get(key) is not value]
+    new = [key for key in after if key not in before and ":" in key[0]]  # what a module has more may be a submodule
+    return sorted(".".join(key) for key in other + new)
+
+for module in _ADAPTERS.values():
+    import_module(module)
+before = snapshot()
+tenancy.configure(tenancy.Settings.load({"TENANCY_ENABLED": "false"}))
+off = [tenancy.instrument(), *(tenancy.instrument(library) for library in _ADAPTERS)]
+report = {"off": [off, changed()]}
+tenancy.configure(tenancy.Settings.load({}))
+for library in [*_ADAPTERS, "everything"]:
+    instrumented, patched = tenancy.instrument(*[library] if library in _ADAPTERS else []), changed()
+    tenancy.uninstrument()
+    report[library] = [instrumented, patched, changed()]
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def snapshots() -> dict[str, Any]:
+    """What changed in all modules and classes when switched off, and for each library, and all, when instrumented and undone."""
+    report: dict[str, Any] = json.loads(run(sys.executable, "-c", SNAPSHOTS).splitlines()[-1])
+    return report
 
 
 def run(*command: str, **variables: str) -> str:
@@ -64,13 +113,32 @@ def test_all_that_is_installed_is_instrumented_once() -> None:
 
     originals = requests.adapters.HTTPAdapter.send, httpx.HTTPTransport.handle_request
     try:
-        assert set(tenancy.instrument()) == {"fastapi", "requests", "httpx", "grpc", "concurrent.futures"}
+        assert set(tenancy.instrument()) == set(instrumentation._ADAPTERS)
         patched = requests.adapters.HTTPAdapter.send, httpx.HTTPTransport.handle_request
         assert tenancy.instrument("requests") == tenancy.instrument()
         assert (requests.adapters.HTTPAdapter.send, httpx.HTTPTransport.handle_request) == patched != originals
     finally:
         tenancy.uninstrument()
     assert (requests.adapters.HTTPAdapter.send, httpx.HTTPTransport.handle_request) == originals
+
+
+def test_off_means_off(snapshots: dict[str, Any]) -> None:
+    """Switched off, every attribute of every module and class `is` what it was, whatever is asked for."""
+    asked, changed = snapshots["off"]
+    assert not any(asked)
+    assert len(asked) == len(instrumentation._ADAPTERS) + 1
+    assert changed == []
+
+
+@pytest.mark.parametrize("library", [*instrumentation._ADAPTERS, "everything"])
+def test_undone_means_undone(snapshots: dict[str, Any], library: str) -> None:
+    """Switched on, some attributes of this library are others; undone, each `is` the original again, and none is left behind."""
+    instrumented, patched, left = snapshots[library]
+    assert instrumented == ([library] if library in instrumentation._ADAPTERS else list(instrumentation._ADAPTERS))
+    assert patched
+    if library != "everything":
+        assert all(name.startswith((library.partition(".")[0], "starlette")) for name in patched)
+    assert left == []
 
 
 def test_unknown_libraries_cannot_be_instrumented() -> None:

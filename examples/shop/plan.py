@@ -4,6 +4,7 @@ What must happen, as a literal table: who serves each hop of each kind of reques
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 BASELINE = "baseline"
@@ -41,16 +42,39 @@ EXPECTED: dict[str | None, Expected] = {
 KINDS = {None: "no key", "pr-42": "pr-42", "pr-77": "pr-77", "pr-99": "unknown key (pr-99)", "PR_42!": "malformed key (PR_42!)"}
 
 
-def route_table() -> dict[str, object]:
+class Plan(NamedTuple):
     """
-    Return the route table of the shop, as the services read it from a file.
+    What the shop is told, and what must happen then.
+
+    Args:
+        routes: routing key -> service -> the sandbox whose fork serves it there.
+        expected: kind of request -> what it must meet; a kind is the value of the routing key that a request carries.
     """
-    return {
-        "version": 1,
-        "workloads": [f"shop/{service}" for service in SERVICES],
-        "routes": [
-            {"workload": f"shop/{service}", "key": sandbox, "sandbox": sandbox}
-            for sandbox, forks in SANDBOXES.items()
-            for service in forks
-        ],
-    }
+
+    routes: Mapping[str, Mapping[str, str]]
+    expected: Mapping[str | None, Expected]
+
+    @property
+    def forks(self) -> list[tuple[str, str]]:
+        """
+        The forks that run, as pairs of service and sandbox; several keys may lead to one.
+        """
+        return list(dict.fromkeys(fork for forks in self.routes.values() for fork in forks.items()))
+
+    def route_table(self) -> dict[str, object]:
+        """
+        Return the route table of the shop, as the services read it from a file.
+        """
+        return {
+            "version": 1,
+            "workloads": [f"shop/{service}" for service in SERVICES],
+            "routes": [
+                {"workload": f"shop/{service}", "key": key, "sandbox": sandbox}
+                for key, forks in self.routes.items()
+                for service, sandbox in forks.items()
+            ],
+        }
+
+
+#: The plan of `make demo`.
+DEMO = Plan({sandbox: dict.fromkeys(forks, sandbox) for sandbox, forks in SANDBOXES.items()}, EXPECTED)

@@ -5,6 +5,7 @@ Starts the shop's servers and services, sends the traffic, and collects what hap
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import random
@@ -12,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NoAnswer
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import aio_pika
@@ -33,12 +35,30 @@ from tests.services.base import free_port
 from tests.services.process import Process
 
 from .check import Hop, Report, Request, check
-from .plan import BASELINE, EXPECTED, SANDBOXES, SERVICES, route_table
+from .plan import BASELINE, DEMO, EXPECTED, SERVICES, Plan
 
-__all__ = ["Shop"]
+__all__ = ["Shop", "Worker"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _HTTP = {"storefront": "http1", "pricing": "grpc", "orders": "http1"}
+
+
+class Worker(NamedTuple):
+    """
+    One process of a service.
+
+    Args:
+        service: Which service.
+        version: Which version of it.
+        number: Which of its processes, from 1.
+    """
+
+    service: str
+    version: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.service}-{self.version}-{self.number}"
 
 
 class Shop:
@@ -49,15 +69,31 @@ class Shop:
         sabotage: What to break on purpose; empty for nothing.
         without: Servers to do without, even where they could be had.
         say: Takes a line of progress.
+        plan: Who forks what, and what must happen then.
+        workers: How many processes each version of a service has.
+        module: What runs as a service; ``{}`` stands for its name.
     """
 
-    def __init__(self, sabotage: str, without: Collection[str], say: Callable[[str], None]) -> None:
-        self._id = uuid4().hex[:8]
-        self._sabotage = sabotage
+    def __init__(
+        self,
+        sabotage: str,
+        without: Collection[str],
+        say: Callable[[str], None],
+        *,
+        plan: Plan = DEMO,
+        workers: int = 1,
+        module: str = "examples.shop.services.{}",
+    ) -> None:
+        self.id = uuid4().hex[:8]
+        self.front = ""
+        self._plan = plan
+        self._workers = workers
+        self._module = module
+        self.sabotage = sabotage
         self._without = without
         self._say = say
         self._stack = ExitStack()
-        self._processes: dict[str, Process] = {}
+        self._processes: dict[Worker, Process] = {}
         self.legs: dict[str, str] = {"envoy": "envoy", "grpc": "grpc"}
         self.services: tuple[str, ...] = SERVICES
 
@@ -92,7 +128,7 @@ class Shop:
                 order = f"order-{number:04d}"
                 headers = {"baggage": f"shopper=somebody,sd-routing-key={kind}"} if kind else {}
                 try:
-                    status = client.post(f"{self._front}/checkout/{order}", headers=headers).status_code
+                    status = client.post(f"{self.front}/checkout/{order}", headers=headers).status_code
                 except httpx.HTTPError:
                     status = 0
                 return Request(order, kind, status)
@@ -100,26 +136,38 @@ class Shop:
             with ThreadPoolExecutor(at_once) as pool:
                 return list(pool.map(send, enumerate(kinds)))
 
-    def settle(self, requests: list[Request], *, deadline: float = 30.0, quiet: float = 2.0) -> Report:
+    def settle(
+        self, requests: Sequence[Request], *, deadline: float = 30.0, quiet: float = 2.0, parts: Collection[str] = ()
+    ) -> Report:
         """
         Wait until all is handled and nothing more comes, and check it.
 
         Args:
             requests: What was sent.
             deadline: Seconds to wait for what is missing.
-            quiet: Seconds without a new line in the ledger after which nothing more is expected.
+            quiet: Seconds without a new line in a ledger after which nothing more is expected.
+            parts: Parts of services that tell what they did as well, such as ``pricing.thread``.
         """
         end, seen, since = time.monotonic() + deadline, -1, time.monotonic()
         while True:
             self._watch()
-            hops = self._ledger()
-            if len(hops) != seen:
-                seen, since = len(hops), time.monotonic()
-            report = check(requests, hops, self._rows(), services=self.services)
-            still = time.monotonic() - since > quiet
-            if (still and not report.lost) or time.monotonic() > end:
-                return report
+            told = sum(ledger.stat().st_size for ledger in self._run.glob("*/ledger.jsonl"))
+            if told != seen:
+                seen, since = told, time.monotonic()
+            late = time.monotonic() > end
+            if late or time.monotonic() - since > quiet:
+                hops = (hop for ledger in self.ledgers().values() for hop in ledger)
+                report = check(requests, hops, self._rows(), services=(*self.services, *parts), plan=self._plan)
+                if late or not report.lost:
+                    return report
+                since = time.monotonic()  # what is missing may still come
             time.sleep(0.1)
+
+    def ledgers(self) -> dict[Worker, list[Hop]]:
+        """
+        Return what each process wrote into its ledger, in this order.
+        """
+        return {worker: [Hop(**json.loads(line)) for line in self._lines(worker)] for worker in self._processes}
 
     def _start_servers(self) -> None:
         self._say("starting Kafka, RabbitMQ and PostgreSQL")
@@ -171,7 +219,7 @@ class Shop:
         # In a session of its own it does not hear the terminal's Ctrl-C, which is for this process to act on.
         done = subprocess.run(
             [sys.executable, "-c", script],
-            env=self._variables("demo", BASELINE, 0),
+            env=self._variables(Worker("demo", BASELINE, 1), 0),
             cwd=_ROOT,
             start_new_session=True,
             capture_output=True,
@@ -182,7 +230,7 @@ class Shop:
             raise RuntimeError(f"the database does not {what} the shop's tables:\n{done.stderr[-1000:]}")
 
     def _create_topic(self, kafka: str) -> None:
-        admin, topic = AdminClient({"bootstrap.servers": kafka}), f"shop-orders-{self._id}"
+        admin, topic = AdminClient({"bootstrap.servers": kafka}), f"shop-orders-{self.id}"
         try:
             if self.legs["kafka"] == "mock":
                 admin.list_topics(topic, 10)  # the mock makes the topics that it is asked about
@@ -196,53 +244,58 @@ class Shop:
         connection = await aio_pika.connect(rabbitmq)
         async with connection:
             channel = await connection.channel()
-            await channel.exchange_delete(f"shop.fulfilled.{self._id}")
+            await channel.exchange_delete(f"shop.fulfilled.{self.id}")
             for queue in (
-                f"shop.notify.{self._id}",
-                *(partition_name(name, f"shop.notify.{self._id}", kind="amqp-queue") for name in SANDBOXES),
+                f"shop.notify.{self.id}",
+                *(partition_name(name, f"shop.notify.{self.id}", kind="amqp-queue") for name in self._sandboxes("notify")),
             ):
                 await channel.queue_delete(queue)
 
     def _start_services(self) -> None:
-        (self._run / "routes.json").write_text(json.dumps(route_table()))
+        (self._run / "routes.json").write_text(json.dumps(self._plan.route_table()))
         running = [(service, BASELINE) for service in self.services]
-        running += [(service, sandbox) for sandbox, forks in SANDBOXES.items() for service in forks if service in self.services]
-        ports = dict(zip(running, (free_port() for _ in running), strict=True))
+        running += [(service, sandbox) for service, sandbox in self._plan.forks if service in self.services]
+        ports = {version: [free_port() for _ in range(self._workers)] for version in running}
         doors = dict(zip(_HTTP, (free_port() for _ in _HTTP), strict=True))
-        self._front = f"http://127.0.0.1:{doors['storefront']}"
+        self.front = f"http://127.0.0.1:{doors['storefront']}"
         self._environment["SHOP_ORDERS_URL"] = f"http://127.0.0.1:{doors['orders']}"
         self._environment["SHOP_PRICING_TARGET"] = f"127.0.0.1:{doors['pricing']}"
-        self._say(f"starting Envoy and {len(running)} processes: {', '.join(f'{name} ({version})' for name, version in running)}")
+        names = ", ".join(f"{name} ({version})" for name, version in running)
+        self._say(f"starting Envoy and {len(running) * self._workers} processes: {names}")
         (document,) = render(
             [
-                Baseline(f"shop/{name}", Endpoint("127.0.0.1", ports[name, BASELINE]), protocol=protocol)
+                Baseline(f"shop/{name}", Endpoint("127.0.0.1", ports[name, BASELINE][0]), protocol=protocol)
                 for name, protocol in _HTTP.items()
             ],
             [
-                Fork(f"shop/{name}", key=version, sandbox=version, upstream=Endpoint("127.0.0.1", port))
-                for (name, version), port in ports.items()
-                if version != BASELINE and name in _HTTP
+                Fork(f"shop/{name}", key=key, sandbox=sandbox, upstream=Endpoint("127.0.0.1", ports[name, sandbox][0]))
+                for key, forks in self._plan.routes.items()
+                for name, sandbox in forks.items()
+                if name in _HTTP
             ],
             EnvoyTarget([Listener(f"shop/{name}", Endpoint("127.0.0.1", door)) for name, door in doors.items()]),
         )
-        self._stack.enter_context(envoy.running(document.content))
-        for (name, version), port in ports.items():
-            self._start_service(name, version, port)
-        self._wait_ready(running)
+        self._stack.enter_context(envoy.running(_balanced(document.content, ports.values())))
+        for (name, version), own in ports.items():
+            for number, port in enumerate(own, 1):
+                self._start_worker(Worker(name, version, number), port)
+        self._wait_ready()
 
-    def _start_service(self, name: str, version: str, port: int) -> None:
-        log = self._stack.enter_context((self._run / f"{name}-{version}.log").open("wb"))
+    def _start_worker(self, worker: Worker, port: int) -> None:
+        directory = self._run / str(worker)
+        directory.mkdir()
+        log = self._stack.enter_context((directory / "log").open("wb"))
         process = Process(
-            [sys.executable, "-m", f"examples.shop.services.{name}"],
-            environment=self._variables(name, version, port),
+            [sys.executable, "-m", self._module.format(worker.service)],
+            environment=self._variables(worker, port),
             directory=_ROOT,
             log=log,
         )
-        self._processes[f"{name}-{version}"] = process
+        self._processes[worker] = process
         self._stack.callback(process.stop, 5.0)
 
-    def _variables(self, name: str, version: str, port: int) -> dict[str, str]:
-        role = {"TENANCY_ROLE": "baseline"} if version == BASELINE else {"TENANCY_SANDBOX": version}
+    def _variables(self, worker: Worker, port: int) -> dict[str, str]:
+        role = {"TENANCY_ROLE": "baseline"} if worker.version == BASELINE else {"TENANCY_SANDBOX": worker.version}
         own = {
             variable: value for variable, value in os.environ.items() if not variable.startswith(("TENANCY_", "SIGNADOT_", "OTEL_"))
         }
@@ -250,47 +303,51 @@ class Shop:
             **own,
             **self._environment,
             **role,
-            "TENANCY_WORKLOAD": f"shop/{name}",
+            "TENANCY_WORKLOAD": f"shop/{worker.service}",
             "TENANCY_ROUTES": (self._run / "routes.json").as_uri(),
             "TENANCY_RESPONSE_HEADER": "x-tenancy-served-by",
-            "SHOP_ID": self._id,
-            "SHOP_RUN": str(self._run),
-            "SHOP_SERVICE": name,
-            "SHOP_VERSION": version,
+            "SHOP_ID": self.id,
+            "SHOP_RUN": str(self._run / str(worker)),
+            "SHOP_SERVICE": worker.service,
+            "SHOP_VERSION": worker.version,
             "SHOP_PORT": str(port),
-            "SHOP_SABOTAGE": self._sabotage,
+            "SHOP_SABOTAGE": self.sabotage,
             "PYTHONUNBUFFERED": "1",
             # All of it is here; a proxy of this machine's is for what is not.
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         }
 
-    def _wait_ready(self, running: list[tuple[str, str]], deadline: float = 60.0) -> None:
+    def _wait_ready(self, deadline: float = 60.0) -> None:
         end = time.monotonic() + deadline
-        waiting = list(running)
+        waiting = list(self._processes)
         while waiting:
             self._watch()
             if time.monotonic() > end:
                 raise RuntimeError(
-                    f"{waiting} did not become ready in {deadline:g} s; the log of the first:\n{self._tail(*waiting[0])}"
+                    f"{', '.join(map(str, waiting))} did not become ready in {deadline:g} s; the log of the first:\n"
+                    f"{self._tail(waiting[0])}"
                 )
-            waiting = [(name, version) for name, version in waiting if not (self._run / f"ready-{name}-{version}").exists()]
+            waiting = [each for each in waiting if not (self._run / str(each) / f"ready-{each.service}-{each.version}").exists()]
             time.sleep(0.05)
 
     def _watch(self) -> None:
-        for name, process in self._processes.items():
+        for worker, process in self._processes.items():
             if process.exit_code is not None:
-                raise RuntimeError(f"{name} ended with {process.exit_code}:\n{self._tail(*name.split('-', 1))}")
+                raise RuntimeError(f"{worker} ended with {process.exit_code}:\n{self._tail(worker)}")
 
-    def _tail(self, name: str, version: str) -> str:
-        return (self._run / f"{name}-{version}.log").read_text(errors="replace")[-3000:]
+    def _tail(self, worker: Worker) -> str:
+        return (self._run / str(worker) / "log").read_text(errors="replace")[-3000:]
 
-    def _ledger(self) -> list[Hop]:
+    def _lines(self, worker: Worker) -> list[str]:
         try:
-            lines = (self._run / "ledger.jsonl").read_text().splitlines()
+            written = (self._run / str(worker) / "ledger.jsonl").read_text()
         except FileNotFoundError:
             return []
-        return [Hop(**json.loads(line)) for line in lines]
+        return written.split("\n")[:-1]  # without a last line that is not complete yet
+
+    def _sandboxes(self, service: str) -> list[str]:
+        return [sandbox for name, sandbox in self._plan.forks if name == service]
 
     def _rows(self) -> dict[str, list[tuple[str, str]]]:
         tables = ("orders", "notifications") if "notify" in self.services else ("orders",)
@@ -298,8 +355,28 @@ class Shop:
         try:
             with engine.connect() as connection:
                 found = {
-                    table: connection.execute(text(f"SELECT order_id, tenant FROM {table}_{self._id}")).all() for table in tables
+                    table: connection.execute(text(f"SELECT order_id, tenant FROM {table}_{self.id}")).all() for table in tables
                 }
         finally:
             engine.dispose()
         return {table: [(row[0], row[1]) for row in rows] for table, rows in found.items()}
+
+
+def _balanced(bootstrap: Mapping[str, Any], workers: Iterable[Sequence[int]]) -> dict[str, Any]:
+    """
+    Return an Envoy configuration in which each upstream's requests go to all of its processes in turn.
+
+    Args:
+        bootstrap: What was rendered, with the port of the first process of each.
+        workers: The ports of the processes of each upstream.
+    """
+    balanced = copy.deepcopy(dict(bootstrap))
+    others = {ports[0]: ports[1:] for ports in workers}
+    for cluster in balanced["static_resources"]["clusters"]:
+        (endpoints,) = cluster["load_assignment"]["endpoints"]
+        (first,) = endpoints["lb_endpoints"]
+        for port in others[first["endpoint"]["address"]["socket_address"]["port_value"]]:
+            further = copy.deepcopy(first)
+            further["endpoint"]["address"]["socket_address"]["port_value"] = port
+            endpoints["lb_endpoints"].append(further)
+    return balanced

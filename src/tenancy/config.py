@@ -4,8 +4,10 @@ Settings: arguments first, then ``TENANCY_*`` variables, then ``SIGNADOT_*`` var
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -14,7 +16,7 @@ from typing import Any, Literal, NamedTuple, cast
 from .errors import ConfigurationError, IdentityError
 from .key import RoutingKey
 
-__all__ = ["DIALECTS", "Accept", "Field", "Settings", "configure", "settings", "switched_on"]
+__all__ = ["DIALECTS", "Accept", "EdgeField", "Field", "Settings", "configure", "edge_fields", "settings", "switched_on"]
 
 #: Which inbound keys are accepted: those that the route table knows, all, none, or those for which a function returns true.
 Accept = Literal["known", "all", "none"] | Callable[[RoutingKey], bool]
@@ -31,6 +33,22 @@ class Field(NamedTuple):
     """
 
     kind: Literal["baggage", "tracestate", "header"]
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+
+class EdgeField(NamedTuple):
+    """
+    One place where an HTTP request from outside can name a routing key that it does not carry.
+
+    Args:
+        kind: ``header`` (a header of its own), ``host`` (a part of the host name), ``cookie`` or ``query`` (a parameter of the query).
+        name: The header's, the cookie's or the parameter's name; of ``host`` a host name with ``{key}`` in the key's place.
+    """
+
+    kind: Literal["header", "host", "cookie", "query"]
     name: str
 
     def __str__(self) -> str:
@@ -88,7 +106,7 @@ class Settings:
     routes: str | None = None
     routes_deadline: float = 10.0
     accept: Accept | None = None
-    edge: tuple[str | Callable[..., Any], ...] = ()
+    edge: tuple[EdgeField | Callable[..., Any], ...] = ()
     trusted_hosts: tuple[str, ...] = ()
     response_header: str | None = None
     cache_headers: bool = True
@@ -215,7 +233,7 @@ def _parse(name: str, value: Any, origin: str) -> Any:
     if name == "trusted_hosts":
         return tuple(_items(value, origin, str))
     if name == "edge":
-        return (value,) if callable(value) else tuple(_items(value, origin, str, Callable))  # type: ignore[arg-type]
+        return edge_fields(value, origin)
     if name == "routes_deadline":
         return _seconds(value, origin)
     if name != "accept" and value is not None and not isinstance(value, str):
@@ -267,6 +285,53 @@ def _fields(value: Any, origin: str) -> tuple[Field, ...]:
                 )
             found.append(Field(cast(Any, kind), name))
     return tuple(dict.fromkeys(found))
+
+
+# A header's name, and a cookie's (RFC 9110, section 5.6.2; RFC 6265, section 4.1.1).
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
+# Whole headers of others, in which a key is at most a part.
+_NOT_AT_EDGE = {"baggage", "tracestate", "cookie", "host"}
+
+
+def edge_fields(value: Any, origin: str = "edge") -> tuple[EdgeField | Callable[..., Any], ...]:
+    """
+    Return where a key is looked for in requests that carry none; see the setting ``edge``.
+
+    Args:
+        value: Fields or functions, one or many, or text such as ``"host:{key}.preview.example.com,cookie:routing-key"``.
+        origin: Who says so, for the error.
+
+    Raises:
+        ConfigurationError: If an entry can find nothing.
+    """
+    alone = isinstance(value, EdgeField) or callable(value)
+    entries = [value] if alone else _items(value, origin, str, EdgeField, Callable)  # type: ignore[arg-type]
+    return tuple(_edge_field(entry, origin) for entry in entries)
+
+
+def _edge_field(entry: Any, origin: str) -> EdgeField | Callable[..., Any]:
+    if callable(entry):
+        if inspect.iscoroutinefunction(entry) or inspect.iscoroutinefunction(getattr(entry, "__call__", None)):  # noqa: B004
+            raise ConfigurationError(
+                f"{origin} has the coroutine function {entry!r}, whose result is awaited by nobody; use a function"
+            )
+        return entry  # type: ignore[no-any-return]
+    kind, _, name = (part.strip() for part in str(entry).partition(":"))
+    if kind == "host":
+        # In place of the key anything that is one: what is left must be a name that a browser can ask for.
+        if name.count("{key}") != 1 or not _HOST.fullmatch(name.lower().replace("{key}", "k")):
+            raise ConfigurationError(
+                f"{origin} has {str(entry)!r}; use a host name with {{key}} in the key's place, without a port, such as "
+                "'host:{key}.preview.example.com' or 'host:orders-{key}.example.com'"
+            )
+        return EdgeField("host", name.lower())
+    named = _TOKEN.fullmatch(name) if kind in ("header", "cookie") else kind == "query" and name
+    if not named or (kind == "header" and name.lower() in _NOT_AT_EDGE):
+        raise ConfigurationError(
+            f"{origin} has {str(entry)!r}; use 'header:NAME', 'host:{{key}}.preview.example.com', 'cookie:NAME', 'query:NAME', or a function"
+        )
+    return EdgeField(cast(Any, kind), name)
 
 
 def _default_write(read: tuple[Field, ...]) -> tuple[Field, ...]:

@@ -6,16 +6,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("integrations/**/*.md"), *ROOT.glob("examples/**/*.md")])
-
+from tests.docs.pages import PAGES, ROOT, write_files
 
 # A process for each page: a page may switch things on that stay on.
 RUN = """
@@ -31,19 +28,20 @@ for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(Path(sys.argv[1]))
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    """As the baseline of a workload that the route table knows, which is what the pages assume."""
+    """As the baseline of a workload that the route table knows, in a checkout, beside the files that the page names: what pages assume."""
     routes = tmp_path / "routes.json"
     routes.write_text(
         json.dumps({"workloads": ["shop/orders"], "routes": [{"workload": "shop/orders", "key": "pr-42", "sandbox": "pr-42"}]})
     )
-    environment = {**os.environ, "TENANCY_WORKLOAD": "shop/orders", "TENANCY_ROLE": "baseline", "TENANCY_ROUTES": routes.as_uri()}
+    write_files(page, tmp_path)
+    ours = {
+        "TENANCY_WORKLOAD": "shop/orders",
+        "TENANCY_ROLE": "baseline",
+        "TENANCY_ROUTES": routes.as_uri(),
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, "-c", RUN, str(page)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **ours}, capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 0, done.stderr
-
-
-def test_pages_are_found() -> None:
-    """The pages that the README names exist, and so do all links between pages."""
-    links = [(page, target) for page in PAGES for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text())]
-    missing = [(page.name, target) for page, target in links if "://" not in target and not (page.parent / target).exists()]
-    assert missing == []

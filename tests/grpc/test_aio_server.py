@@ -16,8 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 import tenancy
 from tenancy.grpc import AioServerInterceptor
 from tenancy.grpc.steps import Step, aresponses
-from tenancy.routes import LiveRoutes
-from tests.grpc.test_server import Unreadable
+from tests.grpc.test_server import unreadable
 from tests.grpc.wire import ARITIES, Service, acall, aconnected, aserving, call, method, mirror, pairs
 
 KEY = ("baggage", "sd-routing-key=pr-42")
@@ -102,7 +101,7 @@ class TestEveryKindOfHandler:
         code, details = await status(behavior, AioServerInterceptor(), metadata=[("baggage", "sd-routing-key=PR_42")], arity=arity)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert "'PR_42' is not a routing key" in details
-        interceptor = AioServerInterceptor(routes=LiveRoutes(Unreadable()))
+        interceptor = AioServerInterceptor(routes=unreadable())
         code, details = await status(behavior, interceptor, metadata=[KEY], arity=arity)
         assert code is grpc.StatusCode.UNAVAILABLE
         assert "could not read its route table" in details

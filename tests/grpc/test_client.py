@@ -250,7 +250,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
     for module in ("tenancy.grpc.target", "tenancy.egress"):
         monkeypatch.setattr(f"{module}.count", lambda name, attributes=None: found.append((name, attributes)))
-    monkeypatch.setattr("tenancy.observe._logging._warned", set())
     return found
 
 

@@ -21,8 +21,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import tenancy
 from tenancy.grpc import ServerInterceptor
 from tenancy.grpc.steps import Step, responses
-from tenancy.routes import LiveRoutes, RouteTable
+from tenancy.routes import LiveRoutes
 from tenancy.routes.sources.file import FileSource
+from tenancy.testing import MemoryRoutes
 from tests.grpc.wire import ARITIES, Service, call, connected, method, mirror, pairs
 from tests.routes.test_live import document
 
@@ -193,33 +194,19 @@ class TestOpenTelemetry:
         assert "pr-43 is not accepted" in str(refused["tenancy.reason"])
 
 
-class Unreadable:
-    """A route source that comes up later."""
-
-    name = "the test's source"
-
-    def __init__(self) -> None:
-        self.up = False
-
-    def mark(self) -> object:
-        return None
-
-    def read(self) -> RouteTable:
-        if not self.up:
-            raise tenancy.RouteSourceError("it is down")
-        return RouteTable((), workloads=["shop/orders"])
+def unreadable() -> MemoryRoutes:
+    """A route table whose source comes up later."""
+    routes = MemoryRoutes({"shop/orders": []})
+    routes.lose("it is down")
+    return routes
 
 
 class TestWithoutATable:
     """Calls that come before the route table was read."""
 
-    def test_keyed_calls_are_unavailable_and_others_are_served(
-        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_keyed_calls_are_unavailable_and_others_are_served(self, caplog: pytest.LogCaptureFixture) -> None:
         """A call with a key is turned away at once, with the details in our log; one without is served; when the table comes, both are."""
-        monkeypatch.setattr("tenancy.observe._logging._warned", set())
-        source = Unreadable()
-        routes = LiveRoutes(source)
+        routes = unreadable()
         interceptor = ServerInterceptor(routes=routes)
         code, details = rejected([KEY], interceptor)
         assert code is grpc.StatusCode.UNAVAILABLE
@@ -227,15 +214,14 @@ class TestWithoutATable:
         assert "it is down" not in details
         assert "it is down" in caplog.text
         assert handle(key_of, interceptor) == [b"none"]
-        source.up = True
-        routes.refresh()
+        routes.restore()
         assert handle(key_of, interceptor, metadata=[KEY]) == [b"none"]  # the table does not know it
 
     def test_unkeyed_calls_do_not_queue_behind_keyed_ones(self) -> None:
         """However many calls with a key come to a small pool, none of them holds up one without."""
         tenancy.configure(routes_deadline=30)
         service = Service(only=("unary_unary", key_of))
-        with connected(service, ServerInterceptor(routes=LiveRoutes(Unreadable())), workers=1) as channel:
+        with connected(service, ServerInterceptor(routes=unreadable()), workers=1) as channel:
             function = channel.unary_unary(method("only"))
             waiting = [function.future(b"", metadata=(KEY,)) for _ in range(20)]
             assert function(b"", timeout=5) == b"none"
@@ -250,7 +236,7 @@ class TestWithoutATable:
     def test_a_key_that_needs_no_table_is_served(self) -> None:
         """Where every key is accepted the table is only asked for the verdict, and its absence fails nothing."""
         tenancy.configure(role="baseline", workload="shop/orders")
-        interceptor = ServerInterceptor(accept="all", routes=LiveRoutes(Unreadable()))
+        interceptor = ServerInterceptor(accept="all", routes=unreadable())
         assert handle(key_of, interceptor, metadata=[KEY]) == [b"pr-42"]
 
 

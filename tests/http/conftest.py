@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 
-from tenancy.observe import _logging
-from tenancy.routes import live
 from tests.http.servers import recorder, serving
-
-
-@pytest.fixture(autouse=True)
-def _own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test starts with no warning given and no route table open (the settings are reset for all tests)."""
-    monkeypatch.setattr(_logging, "_warned", set())
-    monkeypatch.setattr(live, "_opened", {})
 
 
 @pytest.fixture(scope="session")

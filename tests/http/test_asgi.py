@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import tenancy
-from tenancy import ConfigurationError, RoutesNotSyncedError, RouteSourceError
+from tenancy import ConfigurationError, RoutesNotSyncedError
 from tenancy.baggage import members
 from tenancy.context import attached, with_key
 from tenancy.http.asgi import TenancyMiddleware
@@ -29,6 +29,7 @@ from tenancy.http.httpx import AsyncTenancyTransport
 from tenancy.propagator import current_codec
 from tenancy.routes import LiveRoutes, RouteTable
 from tenancy.routes.table import Route
+from tenancy.testing import MemoryRoutes
 from tests.http.servers import plain_client, recorder, respond, serving, through
 
 Pairs = list[tuple[bytes, bytes]]
@@ -75,31 +76,29 @@ async def call(app: Any, scope: Any, *messages: Any) -> list[Any]:
 KEY = (b"baggage", b"sd-routing-key=pr-42")
 
 
-class Source:
-    """A route source that a test breaks and mends."""
+class Slow:
+    """A route source that takes until a test lets it go on."""
 
     name = "the test's routes"
 
-    def __init__(self, *keys: str, broken: bool = False) -> None:
-        self.keys = keys
-        self.broken = broken
+    def __init__(self) -> None:
         self.gate = threading.Event()
-        self.gate.set()
         self.reads = 0
 
     def read(self) -> RouteTable:
         self.reads += 1
         self.gate.wait(10)
-        if self.broken:
-            raise RouteSourceError("the test's routes: No such file")
-        return RouteTable((Route("shop/orders", tenancy.RoutingKey(key), key) for key in self.keys), workloads=["shop/orders"])
+        return RouteTable([Route("shop/orders", tenancy.RoutingKey("pr-42"), "pr-42")])
 
     def mark(self) -> object:
         return None
 
 
-def routes(*keys: str, broken: bool = False) -> LiveRoutes:
-    return LiveRoutes(Source(*keys, broken=broken), interval=0.01)
+def routes(*keys: str, broken: bool = False) -> MemoryRoutes:
+    table = MemoryRoutes({"shop/orders": keys})
+    if broken:
+        table.lose("No such file")
+    return table
 
 
 # What the application sees of the headers
@@ -537,9 +536,9 @@ async def test_an_application_without_lifespan_stays_one() -> None:
 async def test_without_a_table_keyed_requests_fail_and_others_do_not_wait(caplog: pytest.LogCaptureFixture) -> None:
     """A keyed request is answered with 503 and a clear text, never served as the baseline's; one without a key is served at once."""
     tenancy.configure(routes_deadline=0.3)
-    source = Source("pr-42", broken=True)
+    table = routes("pr-42", broken=True)
     inner = Inner()
-    app = TenancyMiddleware(inner, routes=LiveRoutes(source, interval=0.01))
+    app = TenancyMiddleware(inner, routes=table)
     keyed = [asyncio.create_task(call(app, request(KEY))) for _ in range(50)]
     await asyncio.sleep(0.05)
     start = time.monotonic()
@@ -553,7 +552,7 @@ async def test_without_a_table_keyed_requests_fail_and_others_do_not_wait(caplog
         assert b"No such file" not in sent[1]["body"]
     assert inner.keys == [None, None]
     assert "No such file" in caplog.text
-    source.broken = False
+    table.restore()
     assert (await call(app, request(KEY)))[0]["status"] == 200
     assert inner.keys[-1] == "pr-42"
 
@@ -570,8 +569,7 @@ async def test_the_table_is_awaited_whatever_is_accepted(accept: Any) -> None:
 async def test_a_slow_source_blocks_nobody() -> None:
     """While the table is being read the event loop goes on, and a caller who leaves does not end the reading for the others."""
     tenancy.configure(workload="shop/orders", role="baseline")
-    source = Source("pr-42")
-    source.gate.clear()
+    source = Slow()
     app = TenancyMiddleware(Inner(), routes=LiveRoutes(source))
     impatient = asyncio.create_task(call(app, request(KEY)))
     patient = asyncio.create_task(call(app, request(KEY)))

@@ -1,22 +1,17 @@
 """
-What the tests of message consumers share: a route table, identities, and stand-ins for messages.
+What the tests of message consumers share: a route table, identities, and messages of each kind.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-import aio_pika
-import aiormq
-from aiormq.abc import DeliveredMessage
-from pamqp.header import ContentHeader
 
 import tenancy
 from tenancy.routes import LiveRoutes
 from tenancy.routes.sources.file import FileSource
+from tenancy.testing import KafkaMessage, kafka_message
 
 WORKLOAD = "shop/orders"
 #: Who owns a message of each kind where pr-1 and pr-2 fork the workload; None is the baseline.
@@ -30,6 +25,13 @@ HEADERS: dict[str, list[tuple[str, str]]] = {
     "unknown": [("baggage", "sd-routing-key=pr-99")],
     "malformed": [("baggage", "sd-routing-key=PR_1")],
 }
+
+
+def forks(*keys: str) -> dict[str, list[str]]:
+    """
+    Return a table in which *keys* fork the workload, and ``pr-7`` another one, as `MemoryRoutes` takes it.
+    """
+    return {WORKLOAD: list(keys), "shop/billing": ["pr-7"]}
 
 
 def write_table(path: Path, *keys: str) -> None:
@@ -56,69 +58,8 @@ def become(sandbox: str | None, **more: Any) -> None:
     tenancy.configure(**{"workload": WORKLOAD, "role": role, "sandbox": sandbox, **more})
 
 
-class Record:
-    """
-    Stands in for a ``confluent_kafka.Message``, which old versions do not let anybody make.
-    """
-
-    def __init__(self, headers: Any = None, error: Any = None) -> None:
-        self._headers, self._error = headers, error
-
-    def headers(self) -> Any:
-        return self._headers
-
-    def error(self) -> Any:
-        return self._error
-
-
-def record(kind: str) -> Record:
+def record(kind: str) -> KafkaMessage:
     """
     Return a Kafka message of one kind.
     """
-    return Record([(name, value.encode()) for name, value in HEADERS[kind]])
-
-
-class Channel:
-    """
-    Stands in for the AMQP channel of a message, and writes down what is answered on it.
-    """
-
-    is_closed = False
-
-    def __init__(self) -> None:
-        self.answers: list[tuple[Any, ...]] = []
-        self.connection = SimpleNamespace(basic_nack=True)
-
-    async def basic_ack(self, delivery_tag: int, multiple: bool) -> None:
-        self.answers.append(("ack", delivery_tag, multiple))
-
-    async def basic_nack(self, delivery_tag: int, multiple: bool, requeue: bool) -> None:
-        self.answers.append(("nack", delivery_tag, multiple, requeue))
-
-    async def basic_reject(self, delivery_tag: int, requeue: bool) -> None:
-        self.answers.append(("reject", delivery_tag, requeue))
-
-
-def delivered(
-    headers: Any = None, *, exchange: str = "shop", no_ack: bool = False, channel: Any = None, tag: int = 7
-) -> aio_pika.IncomingMessage:
-    """
-    Return a message as aio-pika hands it to a handler.
-    """
-    return aio_pika.IncomingMessage(
-        DeliveredMessage(
-            delivery=aiormq.spec.Basic.Deliver("consumer", tag, False, exchange, "orders"),
-            header=ContentHeader(properties=aiormq.spec.Basic.Properties(headers=headers)),
-            body=b"body",
-            channel=Channel() if channel is None else channel,
-        ),
-        no_ack=no_ack,
-    )
-
-
-def answers(message: Any) -> list[tuple[Any, ...]]:
-    """
-    Return what was answered to a message of `delivered`.
-    """
-    channel: Channel = message.channel
-    return channel.answers
+    return kafka_message(headers=HEADERS[kind])

@@ -19,11 +19,11 @@ import tenancy
 from tenancy import ConfigurationError, IdentityError, InvalidRoutingKeyError, RoutesNotSyncedError
 from tenancy.messaging import aio_pika as rabbit
 from tenancy.messaging.aio_pika import consumer, declare_queue, inject, publish, queue_name, synced
-from tenancy.routes import LiveRoutes
+from tenancy.testing import Answer, MemoryRoutes, rabbitmq_message
 from tests.contract import Headers, PropagationContract
-from tests.messaging.support import HEADERS, OWNERS, WORKLOAD, Channel, answers, become, delivered, live, write_table
+from tests.messaging.support import HEADERS, OWNERS, WORKLOAD, become, forks, live, write_table
 
-ACK = [("ack", 7, False)]
+ACK = [Answer("ack")]
 PROPERTIES = [
     "body",
     "app_id",
@@ -41,13 +41,8 @@ PROPERTIES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_queues_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rabbit, "_own_queues", set())
-
-
-def message_of(kind: str, **more: Any) -> aio_pika.IncomingMessage:
-    return delivered(dict(HEADERS[kind]), **more)
+def message_of(kind: str, **more: Any) -> Any:
+    return rabbitmq_message(b"body", headers=HEADERS[kind], **more)
 
 
 async def seen(message: Any) -> Any:
@@ -111,7 +106,7 @@ def test_the_key_may_be_given_or_kept() -> None:
         assert inject(aio_pika.Message(b"")).headers == {"baggage": "sd-routing-key=pr-42"}
         assert inject(aio_pika.Message(b""), key="pr-2").headers == {"baggage": "sd-routing-key=pr-2"}
         assert inject(aio_pika.Message(b""), key=None).headers == {}
-    received = delivered({"baggage": "sd-routing-key=pr-1", "x-death": [{"count": 1}]})
+    received = rabbitmq_message(aio_pika.Message(b"body", headers={"baggage": "sd-routing-key=pr-1", "x-death": [{"count": 1}]}))
     passed_on = inject(received)
     assert type(passed_on) is aio_pika.Message
     assert passed_on.headers == received.headers
@@ -214,17 +209,17 @@ def test_a_queue_is_not_named_by_guess() -> None:
 
 @pytest.mark.parametrize("kind", HEADERS)
 @pytest.mark.parametrize("sandbox", [None, "pr-1", "pr-2"])
-async def test_only_the_owner_handles_and_each_acknowledges_once(routes: LiveRoutes, sandbox: str | None, kind: str) -> None:
+async def test_only_the_owner_handles_and_each_acknowledges_once(routes: MemoryRoutes, sandbox: str | None, kind: str) -> None:
     """The owner's handler acknowledges what it handles, the decorator what is skipped, each message by itself."""
     become(sandbox)
     message = message_of(kind)
     result = await consumer(routes=routes)(seen)(message)
     key = kind if kind in ("pr-1", "pr-2", "pr-7") else None
     assert result == (("handled", key) if OWNERS[kind] == sandbox else None)
-    assert answers(message) == ACK
+    assert message.answers == ACK
 
 
-async def test_what_is_owned_is_never_acknowledged_here(routes: LiveRoutes) -> None:
+async def test_what_is_owned_is_never_acknowledged_here(routes: MemoryRoutes) -> None:
     """An owned message stays as the handler left it, also when the handler fails."""
     become(None)
 
@@ -238,7 +233,7 @@ async def test_what_is_owned_is_never_acknowledged_here(routes: LiveRoutes) -> N
         with pytest.raises(LookupError, match="the handler failed"):
             await consumer(routes=routes)(fail)(failed)
         assert tenancy.routing_key() == "pr-99"
-    assert answers(unanswered) == answers(failed) == []
+    assert unanswered.answers == failed.answers == []
 
     @consumer(routes=routes)
     async def with_process(message: Any) -> None:
@@ -247,22 +242,22 @@ async def test_what_is_owned_is_never_acknowledged_here(routes: LiveRoutes) -> N
 
     with pytest.raises(LookupError):
         await with_process(processed)
-    assert answers(processed) == [("reject", 7, False)]
+    assert processed.answers == [Answer("reject")]
 
 
-async def test_a_message_that_needs_no_answer_gets_none(routes: LiveRoutes) -> None:
+async def test_a_message_that_needs_no_answer_gets_none(routes: MemoryRoutes) -> None:
     """With no_ack, or where the caller has answered before, a skip says nothing to the broker."""
     become(None)
     handler = consumer(routes=routes)(seen_unacknowledged)
     for answered in (message_of("pr-1", no_ack=True), message_of("pr-1")):
         if not answered.processed:
             await answered.ack()
-        before = list(answers(answered))
+        before = list(answered.answers)
         assert await handler(answered) is None
-        assert answers(answered) == before
+        assert answered.answers == before
 
 
-async def test_a_caller_that_acknowledges_says_so(routes: LiveRoutes) -> None:
+async def test_a_caller_that_acknowledges_says_so(routes: MemoryRoutes) -> None:
     """Inside of an outer process() a skip must be left to it; else it would be acknowledged twice, which aio-pika reports."""
     become(None)
     leaving, acking = consumer(routes=routes, skipped="leave")(seen_unacknowledged), consumer(routes=routes)(seen_unacknowledged)
@@ -270,36 +265,31 @@ async def test_a_caller_that_acknowledges_says_so(routes: LiveRoutes) -> None:
         message = message_of(kind)
         async with message.process():
             assert await leaving(message) == result
-            assert answers(message) == []
-        assert answers(message) == ACK
+            assert message.answers == []
+        assert message.answers == ACK
     message = message_of("pr-1")
     with pytest.raises(MessageProcessError):
         async with message.process():
             await acking(message)
-    assert answers(message) == ACK
+    assert message.answers == ACK
     message = message_of("pr-1")
     async with message.process(ignore_processed=True):
         await acking(message)
-    assert answers(message) == ACK
+    assert message.answers == ACK
 
 
-async def test_a_skip_on_a_closed_channel_is_no_failure(routes: LiveRoutes) -> None:
+async def test_a_skip_on_a_closed_channel_is_no_failure(routes: MemoryRoutes) -> None:
     """The broker has taken the message back already and delivers it again, so there is nothing to tell the caller."""
     become(None)
-
-    class Closed(Channel):
-        is_closed = True
-
-    message = message_of("pr-1", channel=Closed())
+    message = message_of("pr-1", closed=True)
     assert await consumer(routes=routes)(seen)(message) is None
     with pytest.raises(ChannelInvalidStateError):
-        await consumer(routes=routes)(seen)(message_of("none", channel=Closed()))
+        await consumer(routes=routes)(seen)(message_of("none", closed=True))
 
 
-async def test_many_messages_at_once_are_acknowledged_one_by_one(routes: LiveRoutes) -> None:
+async def test_many_messages_at_once_are_acknowledged_one_by_one(routes: MemoryRoutes) -> None:
     """Skips that finish out of order never acknowledge a message that is still being handled."""
     become(None)
-    channel = Channel()
     release = asyncio.Event()
 
     async def slow(message: Any) -> None:
@@ -307,20 +297,17 @@ async def test_many_messages_at_once_are_acknowledged_one_by_one(routes: LiveRou
         await message.ack()
 
     handler = consumer(routes=routes)(slow)
-    work = [
-        asyncio.create_task(handler(message_of(kind, channel=channel, tag=tag))) for tag, kind in enumerate(list(HEADERS) * 5, 1)
-    ]
+    messages = [(kind, message_of(kind, delivery_tag=tag)) for tag, kind in enumerate(list(HEADERS) * 5, 1)]
+    work = [asyncio.create_task(handler(message)) for _, message in messages]
     await asyncio.sleep(0.05)
-    skipped = {tag for tag, kind in enumerate(list(HEADERS) * 5, 1) if OWNERS[kind] is not None}
-    assert {(answer, multiple) for answer, _, multiple in channel.answers} == {("ack", False)}
-    assert {tag for _, tag, _ in channel.answers} == skipped
+    assert [message.answers for _, message in messages] == [[] if OWNERS[kind] is None else ACK for kind, _ in messages]
     release.set()
     await asyncio.gather(*work)
-    assert sorted(tag for _, tag, _ in channel.answers) == list(range(1, 31))
+    assert [message.answers for _, message in messages] == [ACK] * 30
 
 
 async def test_the_only_copy_is_not_skipped_by_the_baseline(
-    routes: LiveRoutes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    routes: MemoryRoutes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What came through the default exchange reached no sandbox, so the baseline handles it, with its key; counted, and logged once."""
     counted: list[Any] = []
@@ -331,14 +318,14 @@ async def test_the_only_copy_is_not_skipped_by_the_baseline(
         for _ in range(2):
             message = message_of("pr-1", exchange="")
             assert await handler(message) == ("handled", "pr-1")
-            assert answers(message) == ACK
+            assert message.answers == ACK
     assert len([entry for entry in caplog.records if "default exchange" in entry.message]) == 1
     assert [(entry["verdict"], entry["reason"], entry["routing_key"]) for entry in counted] == [("own", "only_copy", "pr-1")] * 2
     assert await handler(message_of("none", exchange="")) == ("handled", None)
 
 
 async def test_the_only_copy_of_others_is_not_acknowledged_by_a_sandbox(
-    routes: LiveRoutes, caplog: pytest.LogCaptureFixture
+    routes: MemoryRoutes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A sandbox handles its own from its queue's name too; what is not its own goes to the dead-letter exchange, never away unseen."""
     become("pr-1")
@@ -346,25 +333,25 @@ async def test_the_only_copy_of_others_is_not_acknowledged_by_a_sandbox(
     mine, unkeyed, others = (message_of(kind, exchange="") for kind in ("pr-1", "none", "pr-2"))
     assert await handler(mine) == ("handled", "pr-1")
     assert await handler(unkeyed) is await handler(others) is None
-    assert answers(unkeyed) == answers(others) == [("reject", 7, False)]
+    assert unkeyed.answers == others.answers == [Answer("reject")]
     assert "published through the default exchange" in caplog.text
 
 
-async def test_malformed_keys_are_dead_lettered_by_the_owner_alone(routes: LiveRoutes) -> None:
+async def test_malformed_keys_are_dead_lettered_by_the_owner_alone(routes: MemoryRoutes) -> None:
     """By policy the baseline rejects them; a sandbox, which has a copy, acknowledges its own; nobody handles them."""
-    for sandbox, answer in ((None, [("reject", 7, False)]), ("pr-1", ACK)):
+    for sandbox, answer in ((None, [Answer("reject")]), ("pr-1", ACK)):
         become(sandbox)
         handler = consumer(routes=routes, malformed="dead-letter")(seen)
         message = message_of("malformed")
         assert await handler(message) is None
-        assert answers(message) == answer
+        assert message.answers == answer
     become(None)
     handler = consumer(routes=routes, malformed="dead-letter")(seen_unacknowledged)
     assert await handler(message_of("malformed", no_ack=True)) == ("handled", None), "it cannot be rejected any more"
     assert await handler(message_of("unknown")) == ("handled", None)
 
 
-async def test_a_sandbox_that_never_named_a_queue_is_warned(routes: LiveRoutes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_sandbox_that_never_named_a_queue_is_warned(routes: MemoryRoutes, caplog: pytest.LogCaptureFixture) -> None:
     """If it reads the baseline's queue, what it skips is lost; the log says so once, unless the queue's name was made by us."""
     become("pr-1")
     handler = consumer(routes=routes)(seen)
@@ -395,7 +382,7 @@ async def test_what_cannot_be_decided_goes_back_slowly(tmp_path: Path, monkeypat
     with pytest.raises(RoutesNotSyncedError, match="late"):
         await waiting
     assert time.monotonic() - started >= 0.3
-    assert answers(keyed) == [("nack", 7, False, True)]
+    assert keyed.answers == [Answer("nack", requeue=True)]
     write_table(path, "pr-1")
     assert await handler(message_of("pr-7")) == ("handled", "pr-7")
 
@@ -411,19 +398,15 @@ async def test_what_cannot_be_decided_is_left_to_a_caller_that_acknowledges(
     with pytest.raises(RoutesNotSyncedError):
         async with message.process(requeue=True):
             await leaving(message)
-    assert answers(message) == [("reject", 7, True)]
-
-    class Closed(Channel):
-        is_closed = True
-
+    assert message.answers == [Answer("reject", requeue=True)]
     acking = consumer(routes=live(tmp_path / "never.json"))(seen)
     with pytest.raises(RoutesNotSyncedError):
-        await acking(message_of("pr-1", channel=Closed()))
+        await acking(message_of("pr-1", closed=True))
     with pytest.raises(RoutesNotSyncedError):
         await acking(message_of("pr-1", no_ack=True))
 
 
-async def test_an_unknown_workload_does_not_spin_either(routes: LiveRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_workload_does_not_spin_either(routes: MemoryRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that is found at once is answered as slowly."""
     monkeypatch.setattr(rabbit, "_RETURN_SECONDS", 0.01)
     become(None, routes_deadline=0.2)
@@ -432,7 +415,7 @@ async def test_an_unknown_workload_does_not_spin_either(routes: LiveRoutes, monk
     with pytest.raises(IdentityError, match="did you mean shop/orders"):
         await handler(message)
     assert time.monotonic() - started >= 0.2
-    assert answers(message) == [("nack", 7, False, True)]
+    assert message.answers == [Answer("nack", requeue=True)]
     with pytest.raises(IdentityError):
         await synced(handler)
 
@@ -440,9 +423,9 @@ async def test_an_unknown_workload_does_not_spin_either(routes: LiveRoutes, monk
 # What can be decorated
 
 
-async def test_all_kinds_of_handlers(table: Path) -> None:
+async def test_all_kinds_of_handlers(routes: MemoryRoutes) -> None:
     """Methods, partials, callable objects and functions that return an awaitable, or a plain value."""
-    become("pr-1", routes=f"file://{table}")
+    become("pr-1", routes=routes.url)
 
     class Service:
         @consumer
@@ -474,7 +457,7 @@ async def test_all_kinds_of_handlers(table: Path) -> None:
         await wrapped(1)
 
 
-def test_mistakes_are_found_where_they_are_made(routes: LiveRoutes) -> None:
+def test_mistakes_are_found_where_they_are_made(routes: MemoryRoutes) -> None:
     """Arguments that cannot be used, an identity that is not said, no table: refused when decorated."""
     become(None)
     with pytest.raises(ConfigurationError, match="skipped is 'nack'"):
@@ -515,9 +498,9 @@ class TestContract(PropagationContract):
     repeats = False
 
     @pytest.fixture(autouse=True)
-    def _handler(self, table: Path, routes: LiveRoutes) -> None:
+    def _handler(self, routes: MemoryRoutes) -> None:
         become(None)
-        write_table(table)  # no forks: every key is the baseline's
+        routes.replace(forks())  # no forks: every key is the baseline's
         self.bodies: dict[int, Callable[[], Any]] = {}
 
         @consumer(accept="all", routes=routes)
@@ -533,6 +516,6 @@ class TestContract(PropagationContract):
         return [(name, str(value)) for name, value in inject(aio_pika.Message(b"", headers={"x": {"a": 1}})).headers.items()]
 
     async def receive(self, headers: Headers, body: Callable[[], Any] = tenancy.routing_key) -> Any:
-        message = delivered(dict(headers))
+        message = rabbitmq_message(headers=headers)
         self.bodies[id(message)] = body
         return await self.handle(message)

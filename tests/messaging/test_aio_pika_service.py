@@ -17,19 +17,14 @@ import pytest
 import tenancy
 from tenancy.messaging import aio_pika as rabbit
 from tenancy.messaging.aio_pika import consumer, declare_queue, publish, queue_name, synced
-from tenancy.routes import LiveRoutes
+from tenancy.testing import MemoryRoutes
 from tests.contract import Headers, PropagationContract
-from tests.messaging.support import HEADERS, OWNERS, become, live, write_table
+from tests.messaging.support import HEADERS, OWNERS, become, forks, live, write_table
 
 pytestmark = pytest.mark.service
 
 KINDS = list(HEADERS)
 KEYS = {"pr-1": "pr-1", "pr-2": "pr-2", "pr-7": "pr-7"}
-
-
-@pytest.fixture(autouse=True)
-def _no_queues_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rabbit, "_own_queues", set())
 
 
 class Wire:
@@ -139,9 +134,9 @@ class OnTheWire(PropagationContract):
     wire: Wire
 
     @pytest.fixture(autouse=True)
-    def _handler(self, opened: Wire, table: Path, routes: LiveRoutes) -> None:
+    def _handler(self, opened: Wire, routes: MemoryRoutes) -> None:
         become(None)
-        write_table(table)  # no forks: every key is the baseline's
+        routes.replace(forks())  # no forks: every key is the baseline's
         self.wire = opened
         self.bodies: dict[str, Callable[[], Any]] = {}
 
@@ -248,7 +243,7 @@ async def left_in(channel: Any, name: str) -> int:
     return count
 
 
-async def exactly_one_owner(url: str, routes: LiveRoutes, way: str) -> None:
+async def exactly_one_owner(url: str, routes: MemoryRoutes, way: str) -> None:
     base, log, handled = f"orders-{uuid.uuid4().hex[:8]}", [], [0]
     kinds = [KINDS[number % len(KINDS)] for number in range(300)]
 
@@ -297,20 +292,20 @@ async def exactly_one_owner(url: str, routes: LiveRoutes, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["callback", "iterator"])
-async def test_every_message_has_exactly_one_owner(rabbitmq: str, routes: LiveRoutes, way: str) -> None:
+async def test_every_message_has_exactly_one_owner(rabbitmq: str, routes: MemoryRoutes, way: str) -> None:
     """The baseline and two sandboxes, each with its queue: each message is handled once, by its owner, and no queue keeps any."""
     await exactly_one_owner(rabbitmq, routes, way)
 
 
 @pytest.mark.parametrize("way", ["callback", "iterator"])
 async def test_every_message_has_exactly_one_owner_when_instrumented(
-    instrumented: None, rabbitmq: str, routes: LiveRoutes, way: str
+    instrumented: None, rabbitmq: str, routes: MemoryRoutes, way: str
 ) -> None:
     """The same with OpenTelemetry's instrumentation on."""
     await exactly_one_owner(rabbitmq, routes, way)
 
 
-async def test_instrumentation_may_come_in_either_order(rabbitmq: str, routes: LiveRoutes) -> None:
+async def test_instrumentation_may_come_in_either_order(rabbitmq: str, routes: MemoryRoutes) -> None:
     """A handler decorated before the instrumentation was switched on is wrapped by it as well: in its span, with the key."""
     module = pytest.importorskip("opentelemetry.instrumentation.aio_pika")
     sdk = pytest.importorskip("opentelemetry.sdk.trace")
@@ -339,7 +334,7 @@ async def test_instrumentation_may_come_in_either_order(rabbitmq: str, routes: L
     assert set(seen) == {("pr-7", "_Span"), (None, "_Span")}
 
 
-async def test_a_message_of_the_default_exchange_is_not_lost(rabbitmq: str, routes: LiveRoutes) -> None:
+async def test_a_message_of_the_default_exchange_is_not_lost(rabbitmq: str, routes: MemoryRoutes) -> None:
     """Published to the queue's name it reaches the baseline alone, which handles it although a sandbox owns it."""
     become(None)
     seen: list[Any] = []
@@ -357,7 +352,7 @@ async def test_a_message_of_the_default_exchange_is_not_lost(rabbitmq: str, rout
     assert seen == ["pr-1"]
 
 
-async def test_dead_letters(rabbitmq: str, routes: LiveRoutes) -> None:
+async def test_dead_letters(rabbitmq: str, routes: MemoryRoutes) -> None:
     """What the baseline rejects for its malformed key, and a sandbox because nobody else got it, arrives in the dead-letter queue once."""
     async with connected(rabbitmq) as (_, channel):
         exchange, dead = await exchange_on(channel), await exchange_on(channel)
@@ -465,7 +460,7 @@ class Proxy:
         writer.close()
 
 
-async def test_a_sandbox_s_queue_survives_a_lost_connection(rabbitmq: str, routes: LiveRoutes) -> None:
+async def test_a_sandbox_s_queue_survives_a_lost_connection(rabbitmq: str, routes: MemoryRoutes) -> None:
     """Deleted by the broker with the connection, the queue is declared, bound and consumed again, and skips are acknowledged again."""
     become("pr-1")
     seen: list[int] = []

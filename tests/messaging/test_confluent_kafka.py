@@ -18,9 +18,9 @@ import tenancy
 from tenancy import ConfigurationError, IdentityError, InvalidRoutingKeyError, RoutesNotSyncedError
 from tenancy.messaging import confluent_kafka as kafka
 from tenancy.messaging.confluent_kafka import consumer, group_id, inject
-from tenancy.routes import LiveRoutes
+from tenancy.testing import KafkaMessage, MemoryRoutes, kafka_message
 from tests.contract import Headers, PropagationContract
-from tests.messaging.support import HEADERS, OWNERS, WORKLOAD, Record, become, live, record, write_table
+from tests.messaging.support import HEADERS, OWNERS, WORKLOAD, become, forks, live, record, write_table
 
 
 def seen(message: Any) -> Any:
@@ -116,7 +116,7 @@ def test_a_group_is_not_named_by_guess() -> None:
 
 @pytest.mark.parametrize("kind", HEADERS)
 @pytest.mark.parametrize("sandbox", [None, "pr-1", "pr-2"])
-def test_only_the_owner_handles(routes: LiveRoutes, sandbox: str | None, kind: str) -> None:
+def test_only_the_owner_handles(routes: MemoryRoutes, sandbox: str | None, kind: str) -> None:
     """A message goes to the sandbox that forks the workload under its key, in every other case to the baseline; with its key if known."""
     become(sandbox)
     result = consumer(routes=routes)(seen)(record(kind))
@@ -124,7 +124,7 @@ def test_only_the_owner_handles(routes: LiveRoutes, sandbox: str | None, kind: s
     assert result == (("handled", key) if OWNERS[kind] == sandbox else None)
 
 
-def test_the_message_decides_and_not_what_is_around(routes: LiveRoutes) -> None:
+def test_the_message_decides_and_not_what_is_around(routes: MemoryRoutes) -> None:
     """An ambient key neither makes a message another's nor is seen by its handler, and is back afterwards."""
     become(None)
     handler = consumer(routes=routes)(seen)
@@ -135,7 +135,7 @@ def test_the_message_decides_and_not_what_is_around(routes: LiveRoutes) -> None:
         assert tenancy.routing_key() == "pr-1"
 
 
-def test_a_refused_key_does_not_travel_on(routes: LiveRoutes) -> None:
+def test_a_refused_key_does_not_travel_on(routes: MemoryRoutes) -> None:
     """A key that is unknown, malformed or refused is gone for the handler and for what it sends, also when it passes headers on."""
     become(None)
 
@@ -151,7 +151,7 @@ def test_a_refused_key_does_not_travel_on(routes: LiveRoutes) -> None:
     assert taking(record("unknown")) == ("pr-99", [("baggage", b"sd-routing-key=pr-99")])
 
 
-def test_other_baggage_and_spans_of_the_caller_stay_current(routes: LiveRoutes) -> None:
+def test_other_baggage_and_spans_of_the_caller_stay_current(routes: MemoryRoutes) -> None:
     """Only the key is ours to set: what else is current around the call is current in the handler."""
     become(None)
     handler = consumer(routes=routes)(lambda message: (baggage.get_baggage("user"), tenancy.routing_key()))
@@ -162,7 +162,7 @@ def test_other_baggage_and_spans_of_the_caller_stay_current(routes: LiveRoutes) 
         otel.detach(token)
 
 
-def test_nothing_is_not_handled(routes: LiveRoutes) -> None:
+def test_nothing_is_not_handled(routes: MemoryRoutes) -> None:
     """The None of a poll that found nothing does not reach the handler."""
     become(None)
     handler = consumer(routes=routes)(seen)
@@ -170,50 +170,50 @@ def test_nothing_is_not_handled(routes: LiveRoutes) -> None:
     assert handler(message=None) is None
 
 
-def test_headers_that_cannot_be_read_are_the_baseline_s(routes: LiveRoutes, caplog: pytest.LogCaptureFixture) -> None:
+def test_headers_that_cannot_be_read_are_the_baseline_s(
+    routes: MemoryRoutes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the client cannot decode a header's name the baseline handles the message, without a key; the client is asked only once."""
 
-    class Unreadable(Record):
-        asked = 0
+    asked: list[KafkaMessage] = []
 
-        def headers(self) -> Any:
-            self.asked += 1
-            raise SystemError("returned a result with an exception set")
+    def headers(message: KafkaMessage) -> Any:
+        asked.append(message)
+        raise SystemError("returned a result with an exception set")
 
+    monkeypatch.setattr(KafkaMessage, "headers", headers)
     for sandbox, expected in ((None, ("handled", None)), ("pr-1", None)):
         become(sandbox)
-        message = Unreadable()
+        message = kafka_message()
         assert consumer(routes=routes)(seen)(message) == expected
-        assert message.asked == 1
+        assert asked.count(message) == 1
     assert [entry.getMessage()[:71] for entry in caplog.records if "read" in entry.getMessage()][:1] == [
         "confluent_kafka: the headers of a message cannot be read (SystemError('"
     ]
 
 
 @pytest.mark.parametrize("sandbox", [None, "pr-1"])
-def test_errors_have_no_owner(routes: LiveRoutes, sandbox: str | None) -> None:
+def test_errors_have_no_owner(routes: MemoryRoutes, sandbox: str | None) -> None:
     """A message that is an error or an end of partition reaches every consumer's handler, without a key and without a table."""
     become(sandbox)
     handler = consumer(routes=live(Path("/nowhere.json")))(seen)
     with tenancy.scope("pr-1"):
-        assert handler(Record(error="_PARTITION_EOF")) == ("handled", None)
-        assert handler(Record([("baggage", b"sd-routing-key=pr-2")], error="_TRANSPORT")) == ("handled", None)
+        assert handler(kafka_message(error="_PARTITION_EOF")) == ("handled", None)
+        assert handler(kafka_message(key="pr-2", error="_TRANSPORT")) == ("handled", None)
 
 
-def test_the_table_is_followed(table: Path, routes: LiveRoutes) -> None:
+def test_the_table_is_followed(routes: MemoryRoutes) -> None:
     """A route that is added or removed changes the owner of the messages that come after."""
     become(None)
     handler = consumer(routes=routes)(seen)
     assert handler(record("pr-1")) is None
-    write_table(table, "pr-2")
-    routes.refresh()
+    routes.replace(forks("pr-2"))
     assert handler(record("pr-1")) == ("handled", None)  # the key is not known any more
-    write_table(table, "pr-1")
-    routes.refresh()
+    routes.replace(forks("pr-1"))
     assert handler(record("pr-1")) is None
 
 
-def test_verdicts_are_counted_and_put_on_the_span(routes: LiveRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_are_counted_and_put_on_the_span(routes: MemoryRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each decision is counted with its reason, and the span of the consumer tells it."""
     trace = pytest.importorskip("opentelemetry.sdk.trace")
     counted: list[Any] = []
@@ -288,8 +288,8 @@ async def handle_async(message: Any) -> Any:
 
 
 @pytest.fixture
-def as_sandbox(table: Path) -> None:
-    become("pr-1", routes=f"file://{table}")
+def as_sandbox(routes: MemoryRoutes) -> None:
+    become("pr-1", routes=routes.url)
 
 
 def test_methods_are_handlers(as_sandbox: None) -> None:
@@ -382,7 +382,7 @@ def test_what_cannot_be_a_handler_is_refused(as_sandbox: None, wrong: Any) -> No
 # Who one is, and the table
 
 
-def test_without_an_identity_nothing_is_decorated(routes: LiveRoutes) -> None:
+def test_without_an_identity_nothing_is_decorated(routes: MemoryRoutes) -> None:
     """A consumer that does not know who it is, or has no table, fails where it is decorated, never at the first message."""
     with pytest.raises(IdentityError, match="TENANCY_WORKLOAD"):
         consumer(routes=routes)(seen)
@@ -411,11 +411,12 @@ def test_switched_off_it_is_not_there() -> None:
             consumer(seen)
 
 
-def test_work_without_a_key_never_waits(tmp_path: Path) -> None:
+def test_work_without_a_key_never_waits(routes: MemoryRoutes) -> None:
     """With no table to be had, what carries no key is handled at once, and a malformed key counts as none; a key raises."""
     become(None, routes_deadline=0.2)
-    path = tmp_path / "late.json"
-    handler = consumer(routes=live(path))(seen)
+    routes.replace(forks("pr-1"))
+    routes.lose("it is late")
+    handler = consumer(routes=routes)(seen)
     for kind in ("none", "malformed"):
         start = time.monotonic()
         assert handler(record(kind)) == ("handled", None)
@@ -425,12 +426,12 @@ def test_work_without_a_key_never_waits(tmp_path: Path) -> None:
     with pytest.raises(RoutesNotSyncedError, match="late"):
         kafka.wait_synced(handler)
     assert handler(record("none")) == ("handled", None)
-    write_table(path, "pr-1")
+    routes.restore()
     assert handler(record("pr-1")) is None
     assert handler(record("pr-7")) == ("handled", "pr-7")
 
 
-def test_a_workload_that_no_table_knows_is_refused(routes: LiveRoutes) -> None:
+def test_a_workload_that_no_table_knows_is_refused(routes: MemoryRoutes) -> None:
     """A misspelt workload would never meet a route and take every sandbox's messages, so nothing with a key is decided."""
     become(None)
     handler = consumer("shop/order", routes=routes)(seen)
@@ -439,7 +440,7 @@ def test_a_workload_that_no_table_knows_is_refused(routes: LiveRoutes) -> None:
             call()
 
 
-def test_a_mistake_is_found_at_start(tmp_path: Path, routes: LiveRoutes) -> None:
+def test_a_mistake_is_found_at_start(tmp_path: Path, routes: MemoryRoutes) -> None:
     """The barrier can be run before the first message, blocking or not; only for what was decorated."""
     become(None, routes_deadline=0.1)
     late = consumer(routes=live(tmp_path / "never.json"))(seen)
@@ -453,13 +454,12 @@ def test_a_mistake_is_found_at_start(tmp_path: Path, routes: LiveRoutes) -> None
         kafka.wait_synced(seen)
 
 
-def test_the_workload_is_checked_at_start_and_not_again(table: Path, routes: LiveRoutes) -> None:
+def test_the_workload_is_checked_at_start_and_not_again(routes: MemoryRoutes) -> None:
     """Once the table was there and knew the workload, an edit that drops the workload stops no consumer: nobody forks it any more."""
     become(None)
     handler = consumer(routes=routes)(seen)
     assert handler(record("pr-1")) is None
-    table.write_text('{"workloads": ["shop/billing"]}')
-    routes.refresh()
+    routes.replace({"shop/billing": []})
     assert handler(record("pr-1")) == ("handled", None)
     kafka.wait_synced(handler)
 
@@ -490,12 +490,9 @@ async def test_messages_that_wait_together_wait_once(tmp_path: Path, monkeypatch
     assert tasks[0].cancelled()
 
 
-def test_the_log_says_once_that_hand_over_is_not_exact(
-    routes: LiveRoutes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_says_once_that_hand_over_is_not_exact(routes: MemoryRoutes, caplog: pytest.LogCaptureFixture) -> None:
     """That hand-over is not exact is said in the log, once for the process."""
     become(None)
-    monkeypatch.setattr("tenancy.observe._logging._warned", set())
     with caplog.at_level(logging.INFO, "tenancy"):
         for _ in range(2):
             handler = consumer(routes=routes)(seen)
@@ -515,17 +512,17 @@ class InMemory(PropagationContract):
     handler: Callable[[Any], Any]
 
     @pytest.fixture(autouse=True)
-    def _baseline(self, table: Path, routes: LiveRoutes) -> None:
+    def _baseline(self, routes: MemoryRoutes) -> None:
         become(None)
-        write_table(table)  # no forks: every key is the baseline's
+        routes.replace(forks())  # no forks: every key is the baseline's
         self.bodies: dict[int, Callable[[], Any]] = {}
         self.handler = self.decorated(routes)
 
-    def decorated(self, routes: LiveRoutes) -> Callable[[Any], Any]:
+    def decorated(self, routes: MemoryRoutes) -> Callable[[Any], Any]:
         raise NotImplementedError
 
     def message(self, headers: Headers) -> Any:
-        return Record([(name, value.encode("latin-1")) for name, value in headers] or None)
+        return kafka_message(headers=headers)
 
     async def send(self) -> Headers:
         return [(name, (value or b"").decode("latin-1")) for name, value in inject([("other", b"1")]) if isinstance(value, bytes)]
@@ -540,14 +537,14 @@ class InMemory(PropagationContract):
 class TestContract(InMemory):
     """A plain function."""
 
-    def decorated(self, routes: LiveRoutes) -> Callable[[Any], Any]:
+    def decorated(self, routes: MemoryRoutes) -> Callable[[Any], Any]:
         return consumer(accept="all", routes=routes)(lambda message: self.bodies.pop(id(message))())
 
 
 class TestAsyncContract(InMemory):
     """A coroutine function, as for AIOConsumer."""
 
-    def decorated(self, routes: LiveRoutes) -> Callable[[Any], Any]:
+    def decorated(self, routes: MemoryRoutes) -> Callable[[Any], Any]:
         async def handle(message: Any) -> Any:
             await asyncio.sleep(0)
             result = self.bodies.pop(id(message))()

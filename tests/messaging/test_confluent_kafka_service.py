@@ -5,7 +5,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -15,9 +14,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 import tenancy
 from tenancy.messaging.confluent_kafka import consumer, group_id, inject, synced, wait_synced
-from tenancy.routes import LiveRoutes
+from tenancy.testing import MemoryRoutes
 from tests.contract import Headers, PropagationContract
-from tests.messaging.support import HEADERS, OWNERS, become, write_table
+from tests.messaging.support import HEADERS, OWNERS, become, forks
 
 pytestmark = pytest.mark.service
 
@@ -103,9 +102,9 @@ class OnTheWire(PropagationContract):
     wire: Wire
 
     @pytest.fixture(autouse=True)
-    def _handler(self, opened: Wire, table: Path, routes: LiveRoutes) -> None:
+    def _handler(self, opened: Wire, routes: MemoryRoutes) -> None:
         become(None)
-        write_table(table)  # no forks: every key is the baseline's
+        routes.replace(forks())  # no forks: every key is the baseline's
         self.wire = opened
         self.bodies: dict[bytes, Callable[[], Any]] = {}
         self.wire.handler = consumer(accept="all", routes=routes)(lambda message: self.bodies.pop(message.headers()[0][1])())
@@ -190,7 +189,7 @@ class Member(threading.Thread):
     """
 
     def __init__(
-        self, kafka: str, topic: str, base: str, sandbox: str | None, routes: LiveRoutes, log: list[Any], expected: int
+        self, kafka: str, topic: str, base: str, sandbox: str | None, routes: MemoryRoutes, log: list[Any], expected: int
     ) -> None:
         super().__init__()
         become(sandbox)
@@ -223,7 +222,7 @@ class Member(threading.Thread):
             close(self._consumer)
 
 
-def exactly_one_owner(kafka: str, routes: LiveRoutes) -> None:
+def exactly_one_owner(kafka: str, routes: MemoryRoutes) -> None:
     topic, base, log = make_topic(kafka, partitions=3), f"orders-{uuid.uuid4().hex[:8]}", []
     kinds = [KINDS[number % len(KINDS)] for number in range(300)]
     producer = confluent_kafka.Producer({"bootstrap.servers": kafka})
@@ -243,12 +242,12 @@ def exactly_one_owner(kafka: str, routes: LiveRoutes) -> None:
     assert sorted(log, key=lambda entry: entry[0]) == [(number, OWNERS[kind], keys.get(kind)) for number, kind in enumerate(kinds)]
 
 
-def test_every_message_has_exactly_one_owner(kafka: str, routes: LiveRoutes) -> None:
+def test_every_message_has_exactly_one_owner(kafka: str, routes: MemoryRoutes) -> None:
     """The baseline and two sandboxes, each in its group: each message is handled once, by its owner, and every group commits to the end."""
     exactly_one_owner(kafka, routes)
 
 
-def test_every_message_has_exactly_one_owner_when_instrumented(instrumented: None, kafka: str, routes: LiveRoutes) -> None:
+def test_every_message_has_exactly_one_owner_when_instrumented(instrumented: None, kafka: str, routes: MemoryRoutes) -> None:
     """The same with OpenTelemetry's instrumentation on."""
     exactly_one_owner(kafka, routes)
 
@@ -260,7 +259,7 @@ def produce_all_kinds(kafka: str, topic: str) -> None:
     assert producer.flush(30) == 0
 
 
-def test_deserialized_messages_are_messages(kafka: str, routes: LiveRoutes) -> None:
+def test_deserialized_messages_are_messages(kafka: str, routes: MemoryRoutes) -> None:
     """A DeserializingConsumer's messages are decided on like any, and handed on deserialized."""
     from confluent_kafka.serialization import StringDeserializer
 
@@ -280,7 +279,7 @@ def test_deserialized_messages_are_messages(kafka: str, routes: LiveRoutes) -> N
     assert handled == ["pr-2"]
 
 
-async def test_an_asyncio_consumer_has_coroutines_for_handlers(kafka: str, routes: LiveRoutes) -> None:
+async def test_an_asyncio_consumer_has_coroutines_for_handlers(kafka: str, routes: MemoryRoutes) -> None:
     """A coroutine function is awaited after AIOConsumer.poll, with its message's key current throughout."""
     aio = pytest.importorskip("confluent_kafka.aio")
     topic, handled = make_topic(kafka), []
@@ -301,7 +300,7 @@ async def test_an_asyncio_consumer_has_coroutines_for_handlers(kafka: str, route
     assert handled == [("none", None), ("pr-7", "pr-7"), ("unknown", None), ("malformed", None)]
 
 
-def test_an_error_event_reaches_the_handler(kafka: str, routes: LiveRoutes) -> None:
+def test_an_error_event_reaches_the_handler(kafka: str, routes: MemoryRoutes) -> None:
     """The end of a partition, as librdkafka reports it, is handed on in a sandbox too."""
     topic, handled = make_topic(kafka), []
     become("pr-1")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -51,9 +50,8 @@ def test_the_span_tells_the_verdict() -> None:
         assert dict(span.attributes or {}) == {"tenancy.verdict": "own"}  # type: ignore[attr-defined]
 
 
-def test_label_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_values_are_bounded() -> None:
     """Unknown keys share one label, and so do known ones beyond the hundredth."""
-    monkeypatch.setattr(counters, "_labelled", set())
     assert key_label(None, known=False) == "_none"
     assert {key_label(tenancy.RoutingKey(f"x-{number}"), known=False) for number in range(500)} == {"_unknown"}
     labels = {key_label(tenancy.RoutingKey(f"pr-{number}"), known=True) for number in range(500)}
@@ -62,12 +60,8 @@ def test_label_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key_label(tenancy.RoutingKey("pr-0"), known=True) == "pr-0"
 
 
-def test_warnings_are_given_once_and_remembered_within_bounds(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_warnings_are_given_once_and_remembered_within_bounds(caplog: pytest.LogCaptureFixture) -> None:
     """A subject is warned about once; the memory of each kind is bounded, and one that is full silences no other."""
-    monkeypatch.setattr(logs, "_warned", set())
-    monkeypatch.setattr(logs, "_kinds", Counter())
     with caplog.at_level(logging.WARNING, "tenancy"):
         for _ in range(2):
             for number in range(1500):

@@ -1,31 +1,26 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import pytest
 
 import tenancy
 from tenancy import ConfigurationError, IdentityError, RoutesNotSyncedError
-from tenancy.routes import LiveRoutes
 from tenancy.routes.admission import Admission
 from tenancy.routes.judge import Judge, judge_if_known
-from tenancy.routes.sources.file import FileSource
-from tests.routes.test_live import document
+from tenancy.testing import MemoryRoutes
 
 
 @pytest.fixture
-def routes(tmp_path: Path) -> LiveRoutes:
-    path = tmp_path / "routes.json"
-    path.write_text(document("pr-42"))
-    return LiveRoutes(FileSource(path))
+def routes() -> MemoryRoutes:
+    return MemoryRoutes({"shop/orders": ["pr-42"]})
 
 
 def headers(value: str) -> dict[str, str]:
     return {"baggage": f"a=1,sd-routing-key={value}"}
 
 
-def test_known_keys_are_accepted_where_there_is_a_table(routes: LiveRoutes) -> None:
+def test_known_keys_are_accepted_where_there_is_a_table(routes: MemoryRoutes) -> None:
     """With a route source the default is to accept what its table knows."""
     admission = Admission("test", routes=routes)
     assert admission.admit(headers("pr-42"))[:2] == ("pr-42", "accepted")
@@ -39,7 +34,7 @@ def test_all_keys_are_accepted_where_there_is_none() -> None:
     assert Admission("test").admit(headers("anything"))[:2] == ("anything", "accepted")
 
 
-def test_other_policies(routes: LiveRoutes) -> None:
+def test_other_policies(routes: MemoryRoutes) -> None:
     """All, none, or a function."""
     assert Admission("test", accept="all", routes=routes).admit(headers("pr-43")).key == "pr-43"
     assert Admission("test", accept="none", routes=routes).admit(headers("pr-42")).outcome == "refused"
@@ -52,7 +47,7 @@ def test_other_policies(routes: LiveRoutes) -> None:
         Admission("test", accept="sometimes")  # type: ignore[arg-type]
 
 
-def test_the_setting_known_holds_for_routes_of_ones_own(routes: LiveRoutes) -> None:
+def test_the_setting_known_holds_for_routes_of_ones_own(routes: MemoryRoutes) -> None:
     """Whether there is a table is seen where one is needed, so the setting alone never stops a process that is switched off."""
     tenancy.configure(accept="known")
     assert Admission("test", routes=routes).admit(headers("pr-43")).outcome == "refused"
@@ -75,7 +70,7 @@ def test_a_coroutine_function_cannot_accept() -> None:
             Admission("test", accept=refused)  # type: ignore[arg-type]
 
 
-def test_what_must_be_rewritten_is_told(routes: LiveRoutes) -> None:
+def test_what_must_be_rewritten_is_told(routes: MemoryRoutes) -> None:
     """A carrier that names several keys, or one that is not accepted, is not clean."""
     admission = Admission("test", routes=routes)
     assert admission.admit(headers("pr-42")).clean
@@ -96,11 +91,11 @@ def test_malformed_keys_are_logged_once_for_each_adapter(caplog: pytest.LogCaptu
     assert all(len(message) < 400 and "\n" not in message for message in messages)
 
 
-def test_a_table_that_was_never_read_stops_keyed_work_only(tmp_path: Path) -> None:
+def test_a_table_that_was_never_read_stops_keyed_work_only(routes: MemoryRoutes) -> None:
     """Work without a key is admitted and judged without a table; work with one raises."""
-    missing = LiveRoutes(FileSource(tmp_path / "missing.json"), interval=60)
+    routes.lose()
     tenancy.configure(role="baseline", workload="shop/orders", routes_deadline=0.05)
-    admission, judge = Admission("test", routes=missing), Judge("test", routes=missing)
+    admission, judge = Admission("test", routes=routes), Judge("test", routes=routes)
     assert admission.admit({}).key is None
     assert judge.judge(None).owned
     for keyed in (lambda: admission.admit(headers("pr-42")), lambda: judge.judge(tenancy.RoutingKey("pr-42")), judge.wait_synced):
@@ -108,7 +103,7 @@ def test_a_table_that_was_never_read_stops_keyed_work_only(tmp_path: Path) -> No
             keyed()
 
 
-async def test_a_judge_needs_an_identity_and_a_known_workload(routes: LiveRoutes) -> None:
+async def test_a_judge_needs_an_identity_and_a_known_workload(routes: MemoryRoutes) -> None:
     """Without identity, without routes, or with a workload that the table does not know, there is no judge."""
     assert judge_if_known("test", routes=routes) is None
     with pytest.raises(IdentityError):

@@ -40,7 +40,7 @@ class _Any(Enum):
         return "ANY"
 
 
-#: For `RowPartition(baseline=ANY)`: work without a routing key sees and changes the rows of everyone, as it did before.
+#: For ``RowPartition(baseline=ANY)``: work without a routing key sees and changes the rows of everyone, as it did before.
 ANY: Final = _Any.ANY
 
 _DIALECTS: Final = ("postgresql", "sqlite")

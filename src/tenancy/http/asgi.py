@@ -40,7 +40,7 @@ class TenancyMiddleware:
     application itself.
 
     A key that is not accepted, and one that is malformed, is removed from the headers that the application sees. A middleware inside of
-    another (a mounted application that has its own) decides again only if it has an *accept* of its own.
+    another (a mounted application that has its own) decides again only if it has an *accept* of its own, and never asks its *edge*.
 
     Args:
         app: The inner application.
@@ -114,7 +114,7 @@ class TenancyMiddleware:
                 if b"\\" in value:
                     headers = ours = _without_escapes(came)
                     break
-            reading = reception.read(ours, lambda: _edge_request(scope))
+            reading = reception.read(ours, None if nested else lambda: _edge_request(scope))
             if reading.key is not None and not reception.synced:
                 try:
                     await reception.sync()

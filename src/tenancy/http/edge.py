@@ -5,21 +5,21 @@ parameter, or by a function. Pure; off by default.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple, Union
 from urllib.parse import parse_qsl
 
-from ..baggage import ABSENT, Reading
+from ..baggage import ABSENT, Reading, codec
 from ..carrier import header_name, text
+from ..config import EdgeField, Field, edge_fields
 from ..errors import ConfigurationError
 from ..key import RoutingKey
 
 __all__ = ["Edge", "EdgeRequest", "Resolver"]
 
-_KINDS = "'header:NAME', 'host:{key}.preview.example.com', 'cookie:NAME', 'query:NAME'"
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_PORT = re.compile(r":[0-9]*\Z")
 
 
 class EdgeRequest(NamedTuple):
@@ -28,7 +28,7 @@ class EdgeRequest(NamedTuple):
 
     Args:
         headers: Pairs of name and value, as text or bytes.
-        query: The query string, without its question mark.
+        query: The query string as it came, without its question mark.
         user: Who was authenticated before, as the framework has it: ASGI's ``scope["user"]``, WSGI's ``REMOTE_USER``; None: nobody.
         native: The ASGI scope, the WSGI environment or the framework's request.
     """
@@ -45,39 +45,48 @@ class EdgeRequest(NamedTuple):
         Args:
             name: The header's name, in any case.
         """
-        wanted = name.lower()
-        found = [value for key, value in self.headers if header_name(key) == wanted]
-        return text(found[-1]) if found else None
+        return next(iter(self._lines(name)[::-1]), None)
 
     def cookie(self, name: str) -> str | None:
         """
-        Return the value of a cookie (RFC 6265, section 4.2), or None.
+        Return the first value of a cookie, or None: browsers send the one of the most specific path first (RFC 6265, section 5.4).
 
         Args:
-            name: The cookie's name.
+            name: The cookie's name, in its own case.
         """
-        for key, value in self.headers:
-            if header_name(key) == "cookie":
-                for pair in (text(value) or "").split(";"):
-                    found, equals, content = pair.strip().partition("=")
-                    if equals and found == name:
-                        return _unquoted(content)
-        return None
+        return next(iter(self._cookies(name)), None)
 
     def parameter(self, name: str) -> str | None:
         """
-        Return the last value of a query parameter, or None.
+        Return the last value of a query parameter, decoded, or None.
 
         Args:
-            name: The parameter's name.
+            name: The parameter's name, in its own case.
         """
-        found = [value for key, value in parse_qsl(self.query, keep_blank_values=True) if key == name]
-        return found[-1] if found else None
+        return next(iter(self._parameters(name)[::-1]), None)
+
+    def _lines(self, name: str) -> list[str]:
+        wanted = name.lower()
+        return [text(value) or "" for key, value in self.headers if header_name(key) == wanted]
+
+    def _cookies(self, name: str) -> list[str]:
+        found = []
+        for line in self._lines("cookie"):  # HTTP/2 may send one line for each (RFC 9113, section 8.2.3)
+            for pair in line.split(";"):
+                key, equals, value = pair.partition("=")
+                if equals and key.strip() == name:
+                    value = value.strip()
+                    quoted = len(value) > 1 and value[0] == value[-1] == '"'
+                    found.append(value[1:-1] if quoted else value)
+        return found
+
+    def _parameters(self, name: str) -> list[str]:
+        return [value for key, value in parse_qsl(self.query, keep_blank_values=True) if key == name]
 
 
 #: Where a key is looked for: ``header:NAME``, ``host:{key}.preview.example.com``, ``cookie:NAME``, ``query:NAME``, or a function from the
 #: request to a key or None.
-Resolver = Union[str, Callable[[EdgeRequest], Union[str, None]]]  # noqa: UP007 - evaluated at run time
+Resolver = Union[str, EdgeField, Callable[[EdgeRequest], Union[str, None]]]  # noqa: UP007 - evaluated at run time
 
 
 class Edge:
@@ -92,10 +101,12 @@ class Edge:
     """
 
     def __init__(self, resolvers: Iterable[Resolver] | Resolver) -> None:
-        entries = [resolvers] if isinstance(resolvers, str) or callable(resolvers) else list(resolvers)
-        self._resolvers = tuple(entry if callable(entry) else _resolver(entry) for entry in entries)
-        #: The request headers on which a response depends, in lower case.
-        self.vary = tuple(dict.fromkeys(name for entry in entries if isinstance(entry, str) for name in _vary(entry)))
+        entries = edge_fields(resolvers)
+        self._resolvers = tuple(_resolver(entry) for entry in entries)
+        #: The request headers on which a response depends, in lower case; the host and the query are part of its address.
+        self.vary = tuple(dict.fromkeys(name for entry in entries for name in _vary(entry)))
+        #: Where it is looked, in words.
+        self.places = " or ".join(dict.fromkeys(map(_place, entries)))
 
     def __bool__(self) -> bool:
         return bool(self._resolvers)
@@ -103,53 +114,88 @@ class Edge:
     def read(self, request: EdgeRequest) -> Reading:
         """
         Return what the first resolver that finds something says; an empty value counts as nothing.
+
+        Raises:
+            ConfigurationError: If a function returns something that is neither text nor None. What a function raises itself is passed on.
         """
         for resolve in self._resolvers:
-            value = resolve(request)
-            if value is not None and value != "":
-                key = RoutingKey.parse(value)
-                return Reading(key, None if key is not None else str(value))
+            reading = resolve(request)
+            if reading is not ABSENT:
+                return reading
         return ABSENT
 
 
-def _resolver(entry: Any) -> Callable[[EdgeRequest], str | None]:
-    kind, _, name = entry.partition(":") if isinstance(entry, str) else ("", "", "")
-    if kind == "host":
+def _resolver(entry: EdgeField | Callable[[EdgeRequest], str | None]) -> Callable[[EdgeRequest], Reading]:
+    if not isinstance(entry, EdgeField):
+        return _function(entry)
+    name = entry.name
+    if entry.kind == "host":
         return _host(name)
-    if kind not in ("header", "cookie", "query") or not name or (kind != "query" and not _TOKEN.fullmatch(name)):
-        raise ConfigurationError(f"edge (TENANCY_EDGE) has {entry!r}; use {_KINDS}, or a function")
-    if kind == "header":
-        return lambda request: (request.header(name) or "").strip() or None
-    if kind == "cookie":
-        return lambda request: request.cookie(name)
-    return lambda request: request.parameter(name)
+    if entry.kind == "header":
+        return _header(name)
+    if entry.kind == "cookie":
+        return lambda request: _reading(request._cookies(name))
+    return lambda request: _reading(request._parameters(name)[::-1])
 
 
-def _host(pattern: str) -> Callable[[EdgeRequest], str | None]:
-    before, found, after = pattern.lower().partition("{key}")
-    if not found or "{" in after or not after.startswith((".", "-")) or not re.fullmatch(r"[a-z0-9.{}-]*", pattern.lower()):
-        raise ConfigurationError(
-            f"edge (TENANCY_EDGE) has 'host:{pattern}'; use a host name with {{key}} in its place, such as 'host:{{key}}.preview.example.com'"
-        )
-    matches = re.compile(rf"{re.escape(before)}([^.]+){re.escape(after)}").fullmatch
+def _header(name: str) -> Callable[[EdgeRequest], Reading]:
+    read = codec((Field("header", name),), ()).read
 
-    def resolve(request: EdgeRequest) -> str | None:
-        host = re.sub(r":[0-9]*$", "", (request.header("host") or "").strip().lower()).removesuffix(".")
-        match = matches(host)
-        return match[1] if match is not None else None
+    def resolve(request: EdgeRequest) -> Reading:
+        reading = read(request.headers)
+        return ABSENT if reading.malformed == "" else reading
 
     return resolve
 
 
-def _vary(entry: str) -> tuple[str, ...]:
-    kind, _, name = entry.partition(":")
-    return {"header": (name.lower(),), "cookie": ("cookie",)}.get(kind, ())
+def _host(pattern: str) -> Callable[[EdgeRequest], Reading]:
+    before, _, after = pattern.partition("{key}")
+    matches = re.compile(rf"{re.escape(before)}([^.]+){re.escape(after)}").fullmatch
+
+    def resolve(request: EdgeRequest) -> Reading:
+        hosts = {_PORT.sub("", line.strip()).lower().removesuffix(".") for line in request._lines("host")}
+        # Of several hosts a proxy may have taken another one than we would (RFC 9112, section 3.2, wants such requests refused).
+        host = hosts.pop() if len(hosts) == 1 else ""
+        match = matches(host)
+        return ABSENT if match is None else _reading([match[1]])
+
+    return resolve
 
 
-def _unquoted(value: str) -> str:
-    if not value.startswith('"'):
-        return value.strip()
-    try:
-        return SimpleCookie(f"v={value}")["v"].value
-    except (CookieError, KeyError):
-        return value
+def _function(function: Callable[[EdgeRequest], str | None]) -> Callable[[EdgeRequest], Reading]:
+    def resolve(request: EdgeRequest) -> Reading:
+        found: Any = function(request)
+        if found is None:
+            return ABSENT
+        if isinstance(found, str):
+            return _reading([str.__str__(found)])  # of an enumeration's member the value, not the name
+        if inspect.iscoroutine(found):
+            found.close()
+        raise ConfigurationError(
+            f"the edge function {function!r} returned a {type(found).__name__}; return a routing key as text, or None where there is none"
+        )
+
+    return resolve
+
+
+def _reading(values: list[str]) -> Reading:
+    """
+    What a list of values says, of which the first goes before the others.
+    """
+    found = [value for value in values if value]
+    if not found:
+        return ABSENT
+    key = RoutingKey.parse(found[0])
+    return Reading(key, None if key is not None else found[0], any(other != found[0] for other in found))
+
+
+def _vary(entry: Any) -> tuple[str, ...]:
+    if not isinstance(entry, EdgeField):
+        return ()  # nobody knows what it looks at
+    return {"header": (entry.name.lower(),), "cookie": ("cookie",)}.get(entry.kind, ())
+
+
+def _place(entry: Any) -> str:
+    if not isinstance(entry, EdgeField):
+        return "request"
+    return {"host": "host name", "query": f"query parameter '{entry.name}'"}.get(entry.kind, f"{entry.kind} '{entry.name}'")

@@ -88,6 +88,8 @@ class Received:
 
 
 _AS_IT_IS = Received()
+# Nothing in the headers, but there is more to look at.
+_NOBODYS: HeaderPairs = [(b"", b"")]
 
 
 class Reception:
@@ -133,6 +135,7 @@ class Reception:
         self.response_header = header.lower().encode("ascii") if header else None
         self.cache_headers = using.cache_headers if cache_headers is None else cache_headers
         self._edge = Edge(using.edge if edge is None else edge)
+        self.asks = bool(self._edge)
         self.vary_by = ("baggage", *self._edge.vary)
         # What stands inside reads the key from baggage, under the name that it has in the OpenTelemetry context.
         self._rewrite = codec(using.read, (Field("baggage", using.member),)).write
@@ -142,28 +145,31 @@ class Reception:
         self._judge: Judge | None = None
         self._judge_wanted = True
 
-    def read(self, headers: Sequence[tuple[bytes, bytes]], request: Callable[[], EdgeRequest]) -> Reading:
+    def read(self, headers: Sequence[tuple[bytes, bytes]], request: Callable[[], EdgeRequest] | None) -> Reading:
         """
         Read the key of a request, from its headers, else by the resolvers of the edge.
 
         Args:
-            headers: The request's headers, or those of them that the codec says may be ours.
-            request: Makes the request as resolvers see it.
+            headers: The request's headers, or what `wants` said of them.
+            request: Makes the request as resolvers see it; None: they are not asked, because an adapter further out has decided already.
         """
         reading = current_codec().read(headers)
+        if reading is ABSENT and self._edge and request is not None:
+            reading = self._edge.read(request())
         if reading.conflict:
             count("tenancy.keys.conflicting", {"adapter": self.adapter})
-        if reading is ABSENT and self._edge:
-            return self._edge.read(request())
         return reading
 
     def wants(self, headers: HeaderPairs) -> Sequence[tuple[bytes, bytes]]:
         """
         Return those headers that `read` needs; where there are none, the request has no key.
         """
-        return headers if self._edge else current_codec().ours(headers)
+        ours = current_codec().ours(headers)
+        return ours if ours or not self._edge else _NOBODYS
 
-    def receive(self, headers: HeaderPairs, reading: Reading, *, ours: Sequence[tuple[bytes, bytes]] | None = None, nested: bool = False) -> Received:
+    def receive(
+        self, headers: HeaderPairs, reading: Reading, *, ours: Sequence[tuple[bytes, bytes]] | None = None, nested: bool = False
+    ) -> Received:
         """
         Decide about a request.
 
@@ -178,7 +184,7 @@ class Reception:
         admitted = self._admission.decide(reading)
         if admitted.outcome == "malformed" and self._reject:
             annotate_span(None, reason=admitted.reason)
-            return Received(Refusal(400, _malformed(headers, admitted)))
+            return Received(Refusal(400, _malformed(headers, admitted, self._edge.places)))
         recording = get_current_span().is_recording()
         verdict = None if nested else self._verdict(admitted, recording=recording)
         changed = None
@@ -187,7 +193,8 @@ class Reception:
             written = self._rewrite(headers, admitted.key, binary=True)
             if written.dropped:
                 count("tenancy.baggage.dropped_members", amount=written.dropped)
-            changed = written.carrier
+            # Where there is none, no header has told that names are bytes.
+            changed = written.carrier if headers else [(name.encode("ascii"), value) for name, value in written.carrier]
         reply = None
         # OpenTelemetry's instrumentation outside of us has a span already; one inside of us makes it only now.
         if not nested and (not recording or self.response_header is not None or (admitted.key is not None and self.cache_headers)):
@@ -242,6 +249,32 @@ class Reception:
             except IdentityError as error:
                 warn_once(f"{self.adapter}:{error}", f"{self.adapter}: %s", error)
 
+    def follow(self) -> None:
+        """
+        Read the route table once, where it can be read, and follow it from now on: what servers do at their start that must not wait.
+        """
+        if self.routes is None or self.routes.peek() is None:
+            return
+        self.synced = True
+        judge = judge_if_known(self.adapter, routes=self.routes)
+        if judge is not None:
+            try:
+                judge.wait_synced()  # it has been read
+            except IdentityError as error:
+                warn_once(f"{self.adapter}:{error}", f"{self.adapter}: %s", error)
+
+    def unsynced(self) -> Refusal | None:
+        """
+        Return the answer to a request with a key while there is no route table, and None as soon as there is one; it does not wait.
+        """
+        if not self.synced and self.routes is not None:
+            try:
+                _ = self.routes.table
+            except RoutesNotSyncedError as error:
+                return self.not_synced(error)
+            self.follow()
+        return None
+
     def _find_judge(self) -> None:
         self._judge_wanted = False
         self._judge = judge_if_known(self.adapter, routes=self.routes)
@@ -292,18 +325,25 @@ class Reply:
             found.append((using.response_header, served_by(key, self._reason())))
         return found
 
+    def text_headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """
+        Like `headers`, for interfaces whose headers are text of Latin-1 characters (PEP 3333).
+        """
+        told = self.headers((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in told]
+
     def _reason(self) -> str:
         admitted = self._admitted
         return self._verdict.reason if self._verdict is not None and admitted.outcome in ("absent", "accepted") else admitted.reason
 
 
-def _malformed(headers: HeaderPairs, admitted: Admitted) -> str:
+def _malformed(headers: HeaderPairs, admitted: Admitted, elsewhere: str) -> str:
     """
     The text that tells a caller what is wrong with the key.
     """
     where = next((field for field in settings().read if codec((field,), ()).read(headers).malformed is not None), None)
     if where is None:
-        place = "request"
+        place = elsewhere or "request"
     else:
         place = f"header '{where.name}'" if where.kind == "header" else f"member '{where.name}' of the header '{where.kind}'"
     reason = admitted.reason.replace("<", "\\x3c")  # whatever shows this text, it is no markup

@@ -35,7 +35,7 @@ __all__ = ["Binding", "consumer", "declare_queue", "inject", "publish", "queue_n
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: What a queue is bound to: an exchange, by name or object, and the `amqp_routing_key`; for a headers exchange also its arguments.
+#: What a queue is bound to: an exchange, by name or object, and the ``amqp_routing_key``; for a headers exchange also its arguments.
 Binding: TypeAlias = "tuple[AbstractExchange | str, str] | tuple[AbstractExchange | str, str, Mapping[str, Any]]"
 
 _CURRENT: Any = propagator.CURRENT
@@ -121,7 +121,7 @@ async def declare_queue(
     Args:
         channel: The channel.
         name: What the baseline calls the queue; not empty.
-        bindings: Pairs of exchange (name or object) and `amqp_routing_key`; a third element is the arguments of the binding.
+        bindings: Pairs of exchange (name or object) and ``amqp_routing_key``; a third element is the arguments of the binding.
         workload: This process's workload, ``namespace/name``; default the setting.
         sandbox_arguments: Arguments that only a sandbox's queue has, beside or instead of those in *options*.
         options: Passed on to ``channel.declare_queue``: ``durable``, ``arguments``, ``passive`` and so on.

@@ -1,0 +1,175 @@
+"""
+The built wheel in fresh environments: ``nox -j 2`` runs all of it, ``nox -j 2 -t ci`` what every change must pass.
+
+The table of extras is in tests/packaging/matrix.py; a new one is a line there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator
+from email.parser import HeaderParser
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))
+
+from tests.packaging.matrix import CORE, EXTRAS, TOOLS, Row  # noqa: E402
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
+nox.options.sessions = ["wheel", "foreign", "oldest", "newest", "python"]
+
+DIST = ROOT / "build" / "nox"
+PINS = DIST / "tools.txt"
+INSIDE = "tests/packaging/inside.py"
+
+# Where pyenv keeps interpreters that are not on the path.
+for versions in sorted(Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob("versions/3.*/bin")):
+    os.environ["PATH"] += f"{os.pathsep}{versions}"
+PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15") if shutil.which(f"python{version}")]
+CURRENT = f"3.{sys.version_info.minor}"
+#: Of the Pythons other than the one that everything else runs on, the oldest and the newest: what `-t ci` tries.
+OTHERS = [version for version in PYTHONS if version != CURRENT]
+EDGES = {*OTHERS[:1], *OTHERS[-1:]}
+
+
+def ci(names: Iterable[str], chosen: Iterable[str]) -> list[list[str]]:
+    """
+    The tags of a session's parameters.
+    """
+    return [["ci"] if name in set(chosen) else [] for name in names]
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------
+# The sessions
+
+
+@nox.session(python=False, default=False)
+def build(session: nox.Session) -> None:
+    """Build the sdist, and the wheel from it, once for all other sessions."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    DIST.mkdir(parents=True)
+    session.run(uv(), "build", "--quiet", "--out-dir", str(DIST), external=True)
+    # The tools are those of development; what is tested is what moves.
+    known = {re.split(r"[=;\s]", line)[0].lower() for line in TOOLS} | {"uvicorn", "websockets", "waitress", "pluggy"}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    PINS.write_text("".join(f"{line}\n" for line in lines if line.partition("==")[0].lower() in known))
+
+
+WHEELS = ["none", *EXTRAS, "all"]
+
+
+@nox.session(python=CURRENT, requires=["build"], allow_parallel=True)
+@nox.parametrize("extra", WHEELS, tags=ci(WHEELS, WHEELS))
+def wheel(session: nox.Session, extra: str) -> None:
+    """One extra alone, in its newest version: what must hold there, and those of its tests that need no server."""
+    chosen = [] if extra == "none" else [extra]
+    install(session, wheel_with(*chosen))
+    session.run("python", "-I", INSIDE, *chosen)
+    if extra != "all":  # the session `newest` tests these together
+        row = EXTRAS.get(extra, CORE)
+        install(session, wheel_with(*chosen), *TOOLS, *row.beside)
+        tests(session, row)
+
+
+@nox.session(python=CURRENT, requires=["build"], allow_parallel=True, tags=["ci"])
+@nox.parametrize("first", ["ours", "theirs"])
+def foreign(session: nox.Session, first: str) -> None:
+    """The other distribution with a package called tenancy, installed before ours and after it."""
+    for distribution in (wheel_with(), "tenancy==0.1.0") if first == "ours" else ("tenancy==0.1.0", wheel_with()):
+        install(session, distribution)
+    session.run("python", "-I", "tests/packaging/foreign.py", first)
+
+
+LIBRARIES = ["core", *(extra for extra, row in EXTRAS.items() if row.tests)]
+
+
+@nox.session(python=PYTHONS[0], requires=["build"], allow_parallel=True)
+@nox.parametrize("extra", LIBRARIES, tags=ci(LIBRARIES, LIBRARIES))
+def oldest(session: nox.Session, extra: str) -> None:
+    """The lowest version that each extra allows, on the oldest Python."""
+    row, beside = EXTRAS.get(extra, CORE), []
+    lowest = [floor(requirement) for requirement in required(None if extra == "core" else extra)]
+    for name in row.beside:  # and of OpenTelemetry's instrumentations beside it
+        beside += [floor(found) for found in required("opentelemetry") if found.name == name and extra != "core"] or [name]
+    chosen = [] if extra == "core" else [extra]
+    install(session, wheel_with(*chosen), *TOOLS, *beside, *lowest)
+    session.log("%s", ", ".join([*lowest, *beside]))
+    tests(session, row)
+
+
+@nox.session(python=CURRENT, requires=["build"], allow_parallel=True)
+def newest(session: nox.Session) -> None:
+    """The newest version of everything at once: all tests that need no server but their own."""
+    everything(session)
+    session.run("python", "-m", "pytest", "-q", "-m", "not service", "-p", "no:cacheprovider", *session.posargs)
+
+
+@nox.session(python=False, requires=["build"], allow_parallel=True)
+@nox.parametrize("version", PYTHONS, tags=ci(PYTHONS, EDGES))
+def python(session: nox.Session, version: str) -> None:
+    """Every Python that the machine has."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------
+# What they share
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    session.install("--quiet", "--constraint", str(PINS), *requirements)
+
+
+def everything(session: nox.Session) -> None:
+    """
+    Install all extras, and whatever any test of the table imports.
+    """
+    beside = dict.fromkeys(name for row in EXTRAS.values() for name in row.beside)
+    install(session, wheel_with("all", "opentelemetry"), *TOOLS, *beside)
+
+
+def tests(session: nox.Session, row: Row) -> None:
+    if row.tests:
+        session.run("python", "-m", "pytest", "-q", "-m", "not service", "-p", "no:cacheprovider", *row.tests, *session.posargs)
+
+
+def wheel_with(*extras: str) -> str:
+    """
+    The built wheel as a requirement.
+    """
+    (path,) = DIST.glob("*.whl")
+    return f"{path}[{','.join(extras)}]" if extras else str(path)
+
+
+def required(extra: str | None) -> Iterator[Requirement]:
+    """
+    What the built wheel requires: always, or for one extra.
+    """
+    (path,) = DIST.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        described = HeaderParser().parsestr(archive.read(name).decode())
+    for line in described.get_all("Requires-Dist") or ():
+        requirement = Requirement(line)
+        if (extra is None) is (requirement.marker is None):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra or ""}):
+                yield requirement
+
+
+def floor(requirement: Requirement) -> str:
+    """
+    The lowest version that a requirement allows, as a requirement.
+    """
+    (lowest,) = [specifier.version for specifier in requirement.specifier if specifier.operator == ">="]
+    return f"{requirement.name}=={lowest}"

@@ -1,0 +1,51 @@
+"""
+The command ``tenancy`` itself: its commands, and how it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from .doctor import doctor
+
+__all__ = ["run", "tenancy"]
+
+_INTERRUPTED = 130  # 128 and SIGINT, as shells have it
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="request-tenancy", prog_name="request-tenancy")
+def tenancy() -> None:
+    """
+    Request tenancy: test a pull request beside shared staging.
+    """
+
+
+tenancy.add_command(doctor)
+
+
+def run() -> NoReturn:
+    """
+    Run the command line, and end the process.
+    """
+    try:
+        status = tenancy.main(prog_name="tenancy", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except click.Abort:
+        status = _INTERRUPTED
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:  # whoever read it has gone
+            pass
+    # At once: the threads that an imported application has started, and exporters that wait for their collector, are not waited for.
+    os._exit(status if isinstance(status, int) else 0)
