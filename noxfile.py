@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from pathlib import Path
 
 import nox
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -35,14 +33,50 @@ DIST = ROOT / "build" / "nox"
 PINS = DIST / "tools.txt"
 INSIDE = "tests/packaging/inside.py"
 
-# Where pyenv keeps interpreters that are not on the path.
-for versions in sorted(Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob("versions/3.*/bin")):
-    os.environ["PATH"] += f"{os.pathsep}{versions}"
-PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15") if shutil.which(f"python{version}")]
+
+def interpreters() -> dict[str, str]:
+    """
+    The Pythons of this machine, by version: those of pyenv, whether or not it has them on the path, and those on the path.
+    """
+    found: dict[str, str] = {}
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    for version in (f"3.{minor}" for minor in range(10, 20)):
+        if version == CURRENT:
+            found[version] = sys.executable
+            continue
+        on_path = shutil.which(f"python{version}")  # pyenv's shims are there for all versions, but do not all work
+        paths = [*pyenv.glob(f"versions/{version}.*/bin/python{version}"), *([] if on_path is None else [Path(on_path)])]
+        usable = [str(path) for path in paths if path.parent.name != "shims"]
+        if usable:
+            found[version] = usable[0]
+    return found
+
+
 CURRENT = f"3.{sys.version_info.minor}"
-#: Of the Pythons other than the one that everything else runs on, the oldest and the newest: what `-t ci` tries.
+PYTHONS = interpreters()
 OTHERS = [version for version in PYTHONS if version != CURRENT]
-EDGES = {*OTHERS[:1], *OTHERS[-1:]}
+
+
+def index() -> dict[str, str]:
+    """
+    The package index that pip is configured to use, in uv's words; nothing where it is the default.
+    """
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False).stdout
+    pip = {key.rpartition(".")[2]: value.strip("'\"") for key, _, value in (line.partition("=") for line in listed.splitlines())}
+    links = [link for link in pip.get("find-links", "").split() if "://" in link or Path(link).exists()]
+    found = {
+        "UV_DEFAULT_INDEX": pip.get("index-url", ""),
+        "UV_INDEX": pip.get("extra-index-url", ""),
+        "UV_INDEX_STRATEGY": "unsafe-best-match" if "extra-index-url" in pip else "",  # what pip does
+        "UV_FIND_LINKS": ",".join(links),
+        "UV_INSECURE_HOST": pip.get("trusted-host", ""),
+        "SSL_CERT_FILE": pip.get("cert", ""),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+if "TENANCY_NOX" not in os.environ:  # not one of the processes of `nox -j`
+    os.environ.update({name: value for name, value in index().items() if name not in os.environ}, TENANCY_NOX="1")
 
 
 def ci(names: Iterable[str], chosen: Iterable[str]) -> list[list[str]]:
@@ -61,7 +95,7 @@ def build(session: nox.Session) -> None:
     """Build the sdist, and the wheel from it, once for all other sessions."""
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir(parents=True)
-    session.run(uv(), "build", "--quiet", "--out-dir", str(DIST), external=True)
+    session.run(sys.executable, "-m", "uv", "build", "--quiet", "--out-dir", str(DIST), external=True)
     # The tools are those of development; what is tested is what moves.
     known = {re.split(r"[=;\s]", line)[0].lower() for line in TOOLS} | {"uvicorn", "websockets", "waitress", "pluggy"}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
@@ -71,7 +105,7 @@ def build(session: nox.Session) -> None:
 WHEELS = ["none", *EXTRAS, "all"]
 
 
-@nox.session(python=CURRENT, requires=["build"], allow_parallel=True)
+@nox.session(python=PYTHONS[CURRENT], requires=["build"], allow_parallel=True)
 @nox.parametrize("extra", WHEELS, tags=ci(WHEELS, WHEELS))
 def wheel(session: nox.Session, extra: str) -> None:
     """One extra alone, in its newest version: what must hold there, and those of its tests that need no server."""
@@ -84,11 +118,11 @@ def wheel(session: nox.Session, extra: str) -> None:
         tests(session, row)
 
 
-@nox.session(python=CURRENT, requires=["build"], allow_parallel=True, tags=["ci"])
+@nox.session(python=PYTHONS[CURRENT], requires=["build"], allow_parallel=True, tags=["ci"])
 @nox.parametrize("first", ["ours", "theirs"])
 def foreign(session: nox.Session, first: str) -> None:
     """The other distribution with a package called tenancy, installed before ours and after it."""
-    for distribution in (wheel_with(), "tenancy==0.1.0") if first == "ours" else ("tenancy==0.1.0", wheel_with()):
+    for distribution in (wheel_with("cli"), "tenancy==0.1.0") if first == "ours" else ("tenancy==0.1.0", wheel_with("cli")):
         install(session, distribution)
     session.run("python", "-I", "tests/packaging/foreign.py", first)
 
@@ -96,7 +130,7 @@ def foreign(session: nox.Session, first: str) -> None:
 LIBRARIES = ["core", *(extra for extra, row in EXTRAS.items() if row.tests)]
 
 
-@nox.session(python=PYTHONS[0], requires=["build"], allow_parallel=True)
+@nox.session(python=next(iter(PYTHONS.values())), requires=["build"], allow_parallel=True)
 @nox.parametrize("extra", LIBRARIES, tags=ci(LIBRARIES, LIBRARIES))
 def oldest(session: nox.Session, extra: str) -> None:
     """The lowest version that each extra allows, on the oldest Python."""
@@ -110,17 +144,24 @@ def oldest(session: nox.Session, extra: str) -> None:
     tests(session, row)
 
 
-@nox.session(python=CURRENT, requires=["build"], allow_parallel=True)
+@nox.session(python=PYTHONS[CURRENT], requires=["build"], allow_parallel=True)
 def newest(session: nox.Session) -> None:
     """The newest version of everything at once: all tests that need no server but their own."""
     everything(session)
     session.run("python", "-m", "pytest", "-q", "-m", "not service", "-p", "no:cacheprovider", *session.posargs)
 
 
-@nox.session(python=False, requires=["build"], allow_parallel=True)
-@nox.parametrize("version", PYTHONS, tags=ci(PYTHONS, EDGES))
-def python(session: nox.Session, version: str) -> None:
-    """Every Python that the machine has."""
+@nox.session(requires=["build"], allow_parallel=True)
+@nox.parametrize(
+    "python", [PYTHONS[version] for version in OTHERS], ids=OTHERS, tags=ci(OTHERS, {OTHERS[0], OTHERS[-1]} if OTHERS else ())
+)
+def python(session: nox.Session) -> None:
+    """Every other Python that the machine has, with the newest of everything."""
+    everything(session)
+    quick = [name for row in (CORE, *EXTRAS.values()) for name in row.tests]
+    session.run(
+        "python", "-m", "pytest", "-q", "-m", "not service", "-p", "no:cacheprovider", *dict.fromkeys(quick), *session.posargs
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------
@@ -162,9 +203,11 @@ def required(extra: str | None) -> Iterator[Requirement]:
         described = HeaderParser().parsestr(archive.read(name).decode())
     for line in described.get_all("Requires-Dist") or ():
         requirement = Requirement(line)
-        if (extra is None) is (requirement.marker is None):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra or ""}):
-                yield requirement
+        wanted = (
+            requirement.marker is None if extra is None else requirement.marker and requirement.marker.evaluate({"extra": extra})
+        )
+        if wanted:
+            yield requirement
 
 
 def floor(requirement: Requirement) -> str:

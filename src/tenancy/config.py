@@ -320,7 +320,7 @@ def _edge_field(entry: Any, origin: str) -> EdgeField | Callable[..., Any]:
     kind, _, name = (part.strip() for part in str(entry).partition(":"))
     if kind == "host":
         # In place of the key anything that is one: what is left must be a name that a browser can ask for.
-        if name.count("{key}") != 1 or not _HOST.fullmatch(name.lower().replace("{key}", "k")):
+        if name.count("{key}") != 1 or name == "{key}" or not _HOST.fullmatch(name.lower().replace("{key}", "k")):
             raise ConfigurationError(
                 f"{origin} has {str(entry)!r}; use a host name with {{key}} in the key's place, without a port, such as "
                 "'host:{key}.preview.example.com' or 'host:orders-{key}.example.com'"

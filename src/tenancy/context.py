@@ -53,7 +53,7 @@ def ambient(context: Context | None = None) -> bool:
     Return whether a context has a baggage member that can hold a key, whatever stands there.
     """
     members = (get_current() if context is None else context).get(_BAGGAGE)
-    return bool(members) and not settings().members.isdisjoint(members)  # type: ignore[call-overload]
+    return isinstance(members, dict) and not settings().members.isdisjoint(members)
 
 
 def with_key(key: RoutingKey | None, context: Context | None = None) -> Context:

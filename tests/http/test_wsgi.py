@@ -72,7 +72,7 @@ def serving_wsgi(app: Any, server: str = "waitress") -> Iterator[str]:
     stop: Callable[[], Any]
     if server == "waitress":
         made: Any = waitress.server.create_server(app, host="127.0.0.1", port=0, threads=16)
-        port, run, stop = made.effective_port, made.run, made.close
+        port, run, stop = made.effective_port, made.run, functools.partial(made.trigger.pull_trigger, made.close)
     else:
         if server == "wsgiref":
             made = _Threaded(("127.0.0.1", 0), _Quiet)

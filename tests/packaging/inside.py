@@ -31,12 +31,14 @@ def expect(holds: bool, otherwise: str) -> None:
 def check_files() -> None:
     """The wheel holds the package, its marker for type checkers, and nothing else."""
     files = [str(file) for file in metadata.files(DISTRIBUTION) or ()]
-    strays = [file for file in files if not re.match(r"tenancy/|request_tenancy-[^/]+\.dist-info/|(\.\./)+(bin|Scripts)/tenancy", file)]
+    strays = [
+        file for file in files if not re.match(r"tenancy/|request_tenancy-[^/]+\.dist-info/|(\.\./)+(bin|Scripts)/tenancy", file)
+    ]
     expect(not strays, f"the wheel brings {strays}")
     expect("tenancy/py.typed" in files, "the wheel has no tenancy/py.typed")
     expect(any(file.endswith("licenses/LICENSE") for file in files), "the wheel has no licence")
-    bytecode = [file for file in files if "__pycache__" in file or not file.endswith((".py", ".typed", ".lua")) and file.startswith("tenancy/")]
-    expect(not [file for file in bytecode if not file.endswith(".pyc")], f"the package has {bytecode}")
+    others = {Path(file).suffix for file in files if file.startswith("tenancy/")} - {".py", ".pyc", ".typed", ".lua"}
+    expect(not others, f"the package has files that end in {sorted(others)}")
     import tenancy
 
     expect(Path(sys.prefix) in Path(tenancy.__file__).parents, f"tenancy is imported from {tenancy.__file__}, not from the wheel")
@@ -96,7 +98,9 @@ def check_entry_points() -> None:
     """They load, where what they are for is installed."""
     entries = [entry for entry in metadata.distribution(DISTRIBUTION).entry_points if entry.group != "console_scripts"]
     groups = {entry.group for entry in entries}
-    expect(groups == {"opentelemetry_propagator", "opentelemetry_post_instrument", "pytest11"}, f"entry points are of {sorted(groups)}")
+    expect(
+        groups == {"opentelemetry_propagator", "opentelemetry_post_instrument", "pytest11"}, f"entry points are of {sorted(groups)}"
+    )
     for entry in entries:
         if entry.group != "pytest11" or find_spec("pytest") is not None:
             entry.load()

@@ -67,7 +67,9 @@ EXTRAS: Mapping[str, Row] = {
         (*_HTTP, *opentelemetry("fastapi")),
     ),
     "flask": Row("flask", ("tenancy.http.flask",), ("flask",), ("tests/http/test_flask.py",), (*_HTTP, *opentelemetry("flask"))),
-    "django": Row("django", ("tenancy.http.django",), ("django",), ("tests/http/test_django.py",), (*_HTTP, *opentelemetry("django"))),
+    "django": Row(
+        "django", ("tenancy.http.django",), ("django",), ("tests/http/test_django.py",), (*_HTTP, *opentelemetry("django"))
+    ),
     "aiohttp": Row(
         "aiohttp",
         ("tenancy.http.aiohttp_client", "tenancy.http.aiohttp_server"),
@@ -76,7 +78,11 @@ EXTRAS: Mapping[str, Row] = {
         (*_HTTP, *opentelemetry("aiohttp-client", "aiohttp-server")),
     ),
     "requests": Row(
-        "requests", ("tenancy.http.requests",), ("requests",), ("tests/http/test_requests.py",), (*_HTTP, *opentelemetry("requests"))
+        "requests",
+        ("tenancy.http.requests",),
+        ("requests",),
+        ("tests/http/test_requests.py",),
+        (*_HTTP, *opentelemetry("requests")),
     ),
     "httpx": Row("httpx", ("tenancy.http.httpx",), ("httpx",), ("tests/http/test_httpx.py",), (*_HTTP, *opentelemetry("httpx"))),
     "urllib3": Row(

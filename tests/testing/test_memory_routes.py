@@ -83,6 +83,21 @@ def test_a_source_is_lost_and_found_again() -> None:
     assert table.table.keys() == {"pr-1", "pr-2"}
 
 
+def test_it_begins_anew() -> None:
+    """As if it had just been made: empty, found again, and read by nobody, with first generations."""
+    table = MemoryRoutes({"shop/orders": ["pr-1"]})
+    table.wait_synced(0)
+    table.lose()
+    table.clear()
+    assert len(table.wait_synced(0)) == 0
+    assert table.fork("shop/orders", "pr-1").generation == 1
+    assert table.table.keys() == {"pr-1"}
+    table.clear()
+    table.lose()
+    with pytest.raises(RoutesNotSyncedError):
+        table.wait_synced(0)
+
+
 def test_it_takes_no_thread() -> None:
     """Nobody has to look whether it changed."""
     before = threading.active_count()

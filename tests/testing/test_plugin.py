@@ -276,6 +276,38 @@ def test_settings_and_routes_are_the_test_s_own(run: Run, monkeypatch: pytest.Mo
     result.assert_outcomes(passed=8)
 
 
+def test_an_application_that_was_built_before_sees_each_test_s_routes(run: Run) -> None:
+    """It keeps the table that it found when it was built, so that is the same one, empty for each test."""
+    result = run(
+        """
+        from fastapi import FastAPI
+        from fastapi.testclient import TestClient
+        from tenancy.http.fastapi import TenancyMiddleware
+
+        app = FastAPI()
+        app.add_middleware(TenancyMiddleware)
+
+        @app.get("/")
+        def whose():
+            return tenancy.routing_key()
+
+        @pytest.mark.parametrize("key", ["pr-1", "pr-2", "pr-3"])
+        def test_it(tenancy_routes, key):
+            if key == "pr-2":
+                tenancy_routes.lose()
+            assert tenancy_routes.fork("shop/orders", key).generation == 1
+            tenancy_routes.restore()
+            for other in ("pr-1", "pr-2", "pr-3"):
+                answer = TestClient(app).get("/", headers={"baggage": f"sd-routing-key={other}"})
+                assert answer.json() == (key if other == key else None)
+            tenancy_routes.lose()
+        """,
+        "-W",
+        "ignore",
+    )
+    result.assert_outcomes(passed=3)
+
+
 # Hops
 
 

@@ -125,6 +125,7 @@ def test_a_kafka_producer_is_wrapped() -> None:
         producer.produce(topic="billing", value=b"5")
         assert len(producer) == len(bare) == 5
         assert producer
+        assert isinstance(producer, confluent_kafka.Producer)
         assert producer.purge() is None
     assert [(hop.destination, hop.problem) for hop in hops] == [
         ("orders", LOST),

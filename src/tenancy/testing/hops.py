@@ -215,6 +215,10 @@ class _Producer:
             self._tenancy_hops._errors.append(error)
         return self._tenancy_producer.produce(topic, *args, **kwargs)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return self._tenancy_producer.__class__
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tenancy_producer, name)
 

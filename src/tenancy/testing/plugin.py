@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _MARKER = "tenancy_key"
 _recorders = pytest.StashKey["Hops"]()
 _checked = pytest.StashKey[int]()
+_routes = pytest.StashKey["MemoryRoutes"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,17 +44,19 @@ def tenancy_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
 
 
 @pytest.fixture
-def tenancy_routes(tenancy_settings: Configure, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryRoutes]:
+def tenancy_routes(request: pytest.FixtureRequest, tenancy_settings: Configure, monkeypatch: pytest.MonkeyPatch) -> MemoryRoutes:
     """
     A route table in memory, empty at first, which settings name for the test: ``tenancy_routes.fork("shop/orders", "pr-42")``.
     """
     from tenancy.testing.routes import MemoryRoutes
 
-    routes = MemoryRoutes()
+    # The same one for every test, since an application that was built in an earlier one has kept it.
+    stash = request.config.stash
+    routes = stash[_routes] = stash[_routes] if _routes in stash else MemoryRoutes()
+    routes.clear()
     monkeypatch.setenv("TENANCY_ROUTES", routes.url)
     tenancy_settings()
-    yield routes
-    routes.close()
+    return routes
 
 
 @pytest.fixture
@@ -153,9 +156,11 @@ def _enter(stack: ExitStack, item: pytest.Item, key: RoutingKey | None) -> None:
     for owner, name in places:
         original = getattr(owner, name, None)
         if inspect.iscoroutinefunction(original):
-            kept = name in vars(owner)
+            if owner is case:
+                stack.callback(delattr, owner, name)  # it is the class's
+            else:
+                stack.callback(setattr, owner, name, original)
             setattr(owner, name, scope(key)(original))
-            stack.callback(*((setattr, owner, name, original) if kept or name == "obj" else (delattr, owner, name)))
 
 
 def _conclude(item: pytest.Item, hops: Hops, outcome: Any) -> None:

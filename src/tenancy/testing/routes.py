@@ -95,6 +95,14 @@ class MemoryRoutes(LiveRoutes):
         self._memory.replace(forks)
         self._changed()
 
+    def clear(self) -> None:
+        """
+        Begin anew: an empty table, of which nobody has read anything yet.
+        """
+        self._memory.clear()
+        with self._lock:
+            self._table = self._mark = self._error = self._process = None
+
     def lose(self, reason: str = "the connection was refused") -> None:
         """
         Make the source unreadable until `restore`: what was read before stays in force, and what was not read is not synced.
@@ -127,6 +135,9 @@ class _Memory:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.clear()
+
+    def clear(self) -> None:
         self.lost: str | None = None
         self._workloads: frozenset[str] = frozenset()
         self._routes: dict[tuple[str, str], Route] = {}
