@@ -139,7 +139,8 @@ def oldest(session: nox.Session, extra: str) -> None:
     for name in row.beside:  # and of OpenTelemetry's instrumentations beside it
         beside += [floor(found) for found in required("opentelemetry") if found.name == name and extra != "core"] or [name]
     chosen = [] if extra == "core" else [extra]
-    install(session, wheel_with(*chosen), *TOOLS, *beside, *lowest)
+    tools = [tool for tool in TOOLS if not any(found.startswith("pytest==") for found in lowest)]
+    install(session, wheel_with(*chosen), *tools, *beside, *lowest)
     session.log("%s", ", ".join([*lowest, *beside]))
     tests(session, row)
 
@@ -148,7 +149,7 @@ def oldest(session: nox.Session, extra: str) -> None:
 def newest(session: nox.Session) -> None:
     """The newest version of everything at once: all tests that need no server but their own."""
     everything(session)
-    session.run("python", "-m", "pytest", "-q", "-m", "not service", "-p", "no:cacheprovider", *session.posargs)
+    run_pytest(session)
 
 
 @nox.session(requires=["build"], allow_parallel=True)
@@ -158,10 +159,8 @@ def newest(session: nox.Session) -> None:
 def python(session: nox.Session) -> None:
     """Every other Python that the machine has, with the newest of everything."""
     everything(session)
-    quick = [name for row in (CORE, *EXTRAS.values()) for name in row.tests]
-    session.run(
-        "python", "-m", "pytest", "-q", "-m", "not service", "-p", "no:cacheprovider", *dict.fromkeys(quick), *session.posargs
-    )
+    chosen = dict.fromkeys(name for row in (CORE, *EXTRAS.values()) if not row.options for name in row.tests)
+    run_pytest(session, *chosen)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------
@@ -169,7 +168,13 @@ def python(session: nox.Session) -> None:
 
 
 def install(session: nox.Session, *requirements: str) -> None:
-    session.install("--quiet", "--constraint", str(PINS), *requirements)
+    """
+    Install requirements, tools in the versions of development, unless another version is among what is asked for.
+    """
+    asked = {name for name, equals, _ in (requirement.partition("==") for requirement in requirements) if equals}
+    constraints = Path(session.create_tmp()) / "constraints.txt"
+    constraints.write_text("".join(f"{line}\n" for line in PINS.read_text().splitlines() if line.partition("==")[0] not in asked))
+    session.install("--quiet", "--constraint", str(constraints), *requirements)
 
 
 def everything(session: nox.Session) -> None:
@@ -182,7 +187,11 @@ def everything(session: nox.Session) -> None:
 
 def tests(session: nox.Session, row: Row) -> None:
     if row.tests:
-        session.run("python", "-m", "pytest", "-q", "-m", "not service", "-p", "no:cacheprovider", *row.tests, *session.posargs)
+        run_pytest(session, *row.options, *row.tests)
+
+
+def run_pytest(session: nox.Session, *arguments: str) -> None:
+    session.run("python", "-m", "pytest", "-q", "-m", "not service", "-p", "no:cacheprovider", *arguments, *session.posargs)
 
 
 def wheel_with(*extras: str) -> str:

@@ -244,3 +244,28 @@ def test_the_canonical_form(value: str, expected: bool) -> None:
     assert not CODEC.canonical([("baggage", value), ("ot-baggage-sd-routing-key", "pr-42")], key)
     assert not CODEC.canonical([("baggage", value), ("tracestate", "v=1,sd-routing-key=pr-42")], key)
     assert CODEC.canonical([("baggage", value), ("tracestate", "v=1")], key) is expected
+
+
+@pytest.mark.parametrize(
+    "entry", [None, (), 5, "", object(), {"baggage"}, {"key": "baggage"}, ("x",), ("baggage", "sd-routing-key=pr-1", "z")]
+)
+@pytest.mark.parametrize("warm", [False, True])
+def test_what_is_no_pair_is_passed_over(entry: Any, warm: bool) -> None:
+    """Junk among headers is no header, alone or beside others, whatever was read before."""
+    codec = Codec(DIALECTS["signadot"], (Field("baggage", "sd-routing-key"),))
+    if warm:
+        codec.read({"x": "1"})
+    assert codec.read([entry]) == ABSENT
+    assert codec.read((entry,)) == ABSENT
+    assert codec.read([entry, ("baggage", "sd-routing-key=pr-42")]) == Reading(KEY)
+
+
+def test_invented_names_do_not_push_out_the_usual_ones() -> None:
+    """What is remembered of names stays small, and goes on remembering."""
+    codec = Codec(DIALECTS["signadot"], (Field("baggage", "sd-routing-key"),))
+    for number in range(5000):
+        codec.read([(f"x-{number}", "1")])
+    codec.read([("host", "1")])
+    assert codec.ours([("host", "1")]) == []
+    assert len(codec._passed) <= 1024
+    assert codec.read([("BAGGAGE", "sd-routing-key=pr-42")]) == Reading(KEY)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import tenancy
-from tenancy.config import DIALECTS, Field, Settings
+from tenancy.config import DIALECTS, EdgeField, Field, Settings
 
 
 def test_defaults() -> None:
@@ -42,6 +42,7 @@ def test_every_setting_has_a_variable() -> None:
             "TENANCY_ROUTES": "env:",
             "TENANCY_ROUTES_DEADLINE": "2.5",
             "TENANCY_ACCEPT": "known",
+            "TENANCY_EDGE": "host:{key}.Preview.example.com, cookie:Routing-Key",
             "TENANCY_TRUSTED_HOSTS": "*.example.com, api.example.org",
             "TENANCY_RESPONSE_HEADER": "x-served-by",
             "TENANCY_CACHE_HEADERS": "0",
@@ -56,6 +57,7 @@ def test_every_setting_has_a_variable() -> None:
         routes="env:",
         routes_deadline=2.5,
         accept="known",
+        edge=(EdgeField("host", "{key}.preview.example.com"), EdgeField("cookie", "Routing-Key")),
         trusted_hosts=("*.example.com", "api.example.org"),
         response_header="x-served-by",
         cache_headers=False,
@@ -78,6 +80,7 @@ def test_dialects_can_be_mixed() -> None:
         ({"TENANCY_READ": "header:x-key"}, "baggage field"),
         ({"TENANCY_WRITE": "header:x-key"}, "header:x-key"),
         ({"TENANCY_ROUTES_DEADLINE": "soon"}, "soon"),
+        ({"TENANCY_EDGE": "cookie:k,host:preview.example.com"}, "'host:preview.example.com'"),
         ({"TENANCY_ROUTES_DEADLINE": "nan"}, "nan"),
         ({"TENANCY_ROUTES_DEADLINE": "-1"}, "-1"),
         ({"TENANCY_ROLE": "primary"}, "primary"),

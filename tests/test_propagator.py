@@ -235,3 +235,10 @@ def test_an_own_dialect() -> None:
         assert dict(baggage.get_all()) == {}
     otel.detach(token)
     assert extract({"baggage": "okteto-divert=pr-1"}) == "pr-1"
+
+
+def test_an_iterator_of_headers_is_not_used_up() -> None:
+    """What can be gone through only once is copied whole, with a key and without."""
+    assert inject(iter([("a", "b"), ("baggage", "x=1")])) == [("a", "b"), ("baggage", "x=1")]
+    carried = inject(pair for pair in [("a", "b"), ("baggage", "sd-routing-key=pr-1,x=1")])
+    assert carried == [("a", "b"), ("baggage", "sd-routing-key=pr-1,x=1")]

@@ -102,8 +102,8 @@ class Codec:
             ours = self.ours(carrier)
             if not ours:
                 return ABSENT
-            if len(ours) == 1:
-                name, raw = ours[0][0], ours[0][-1]
+            if len(ours) == 1 and isinstance(ours[0], (tuple, list)) and len(ours[0]) == 2:
+                name, raw = ours[0]
                 if type(raw) is bytes:
                     raw = raw.decode("latin-1")
                 if type(raw) is str and (name == b"baggage" or name == "baggage"):
@@ -132,7 +132,7 @@ class Codec:
         passed = self._passed
         try:
             return [pair for pair in headers if pair[0] not in passed]
-        except (LookupError, TypeError):
+        except Exception:  # noqa: BLE001 - whatever that is, the careful way deals with it
             return headers
 
     def read_baggage(self, raw: str) -> Reading:
@@ -146,7 +146,7 @@ class Codec:
             if not found:
                 if only not in raw:
                     return ABSENT
-            elif (not before or before[-1] == ",") and only not in after:
+            elif (not before or before[-1] == ",") and raw.count(only) == 1:
                 match = _plain(after)
                 if match is not None:
                     value = match[0]
@@ -168,7 +168,7 @@ class Codec:
             carrier: Pairs of name and value.
             key: The key that was read from it.
         """
-        line = ""
+        line: str | None = None
         for name, value in carrier:
             known = None if name in self._passed else self._wanted.get(name.lower())
             if known is None:
@@ -177,12 +177,14 @@ class Codec:
             if known != "baggage":
                 if known in self._own or any(field in entry for field in self._tracestate):
                     return False
-            elif line:  # there are readers that look at one line only
+            elif line is not None:  # there are readers that look at one line only
                 return False
             else:
                 line = entry
         ours = f",{self._assigned}{key},"
-        return bool(self._only) and line.count(self._only) == 1 and ours in f",{line}," and self._is_plain(line)
+        return (
+            bool(self._only) and line is not None and line.count(self._only) == 1 and ours in f",{line}," and self._is_plain(line)
+        )
 
     @staticmethod
     def _is_plain(line: str) -> bool:
@@ -240,7 +242,8 @@ class Codec:
         # As OpenTelemetry's propagator has just written it, from the same context.
         if type(line) is str and line.startswith(ours) and self._ordinary.issuperset(carrier):
             end, size = len(ours), len(line)
-            if size < _SHORT and (size == end or line[end] == ",") and "%" not in line and line.find(self._only, end) < 0:
+            ordinary = size < _SHORT and (size == end or line[end] == ",") and line[-1] not in _OWS
+            if ordinary and "%" not in line and line.find(self._only, end) < 0:
                 return carrier.copy()
         others = ""
         for name, value in carrier.items():
@@ -269,7 +272,9 @@ class Codec:
         """
         Remember the name of a header that is not ours.
         """
-        if type(name) in _NAMES and len(name) <= _PASSED_LENGTH and len(self._passed) < _PASSED:
+        if type(name) in _NAMES and len(name) <= _PASSED_LENGTH:
+            if len(self._passed) >= _PASSED:  # somebody invents names; the usual ones are back at once
+                self._passed, self._ordinary = set(), {"baggage"}
             self._passed.add(name)
             self._ordinary.add(name)
 
@@ -280,10 +285,11 @@ class Codec:
         found: dict[str, str] = {}
         wanted = self._wanted
         try:
-            for name, value in pairs(carrier):
+            for pair in pairs(carrier):
                 try:
+                    name, value = pair
                     known = wanted.get(name.lower())
-                except (AttributeError, TypeError):
+                except (AttributeError, TypeError, ValueError):
                     continue
                 if known is not None:
                     entry = text(value)
@@ -334,7 +340,7 @@ def _named(raw: str, name: str, *, decode: bool) -> list[str]:
         if not equals:
             continue  # not a list-member: OpenTelemetry passes over it as well
         value = value.partition(";")[0].strip(_OWS)
-        if "%" in value:
+        if "%" in value or "+" in value:
             value = unquote_plus(value).strip()
         found.append(value)
     return found

@@ -153,10 +153,12 @@ def _converters(existing: Iterable[Any], binary: bool | None) -> tuple[Callable[
 
 
 def _encoded(value: str) -> bytes:
-    try:
-        return value.encode("latin-1")
-    except UnicodeEncodeError:
-        return value.encode("utf-8", "surrogateescape")
+    for encoding, errors in (("latin-1", "strict"), ("utf-8", "surrogateescape")):
+        try:
+            return value.encode(encoding, errors)
+        except UnicodeEncodeError:
+            pass
+    return value.encode("utf-8", "surrogatepass")  # half of a pair, of which nobody can say what it was
 
 
 def _attribute(value: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ Into and out of carriers: `inject`, `extract`, and an OpenTelemetry propagator t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar, overload
 from urllib.parse import quote_plus, unquote_plus
 
@@ -110,6 +110,8 @@ def inject(headers: Any = None, *, key: RoutingKey | str | _Current | None = CUR
     if key is CURRENT:
         chosen = routing_key()
         if chosen is None and not cleared():
+            if isinstance(headers, Iterator):  # it can be gone through only once
+                headers = list(headers)
             chosen = extract(headers, adapter="inject")
     else:
         chosen = None if key is None else RoutingKey(key)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -389,3 +390,21 @@ def test_the_file_source_is_followed(tmp_path: Path) -> None:
     routes.refresh()
     assert handle(key_of, interceptor, metadata=[KEY]) == [b"pr-42"]
     routes.close()
+
+
+def test_nothing_of_a_call_is_kept() -> None:
+    """An interceptor inside of ours that makes a handler for each call, as OpenTelemetry's does, leaves no call's metadata in memory."""
+    interceptor = ServerInterceptor()
+    secrets = [type("Secret", (), {})() for _ in range(20)]
+    kept = [weakref.ref(secret) for secret in secrets]
+    details = SimpleNamespace(method="/tenancy.Test/call", invocation_metadata=())
+    while secrets:
+        secret = secrets.pop()
+        made = grpc.unary_unary_rpc_method_handler(lambda request, servicer, secret=secret: repr(secret))
+        interceptor.intercept_service(lambda _, made=made: made, details)
+    del secret, made
+    gc.collect()
+    assert [reference() for reference in kept if reference() is not None] == []
+    one = grpc.unary_unary_rpc_method_handler(lambda request, servicer: request)
+    other = SimpleNamespace(method="/tenancy.Test/other", invocation_metadata=())
+    assert interceptor.intercept_service(lambda _: one, other) is interceptor.intercept_service(lambda _: one, other)

@@ -37,7 +37,7 @@ from tenancy.http import django as adapter
 from tenancy.http.django import TenancyMiddleware
 from tenancy.http.reception import Reception
 from tenancy.routes import LiveRoutes
-from tests.http.servers import ServerContract, Work, serving
+from tests.http.servers import ServerContract, Work, serving, through
 from tests.http.test_wsgi import Source, Watched, complaints, serving_wsgi
 
 OURS = "tenancy.http.django.TenancyMiddleware"
@@ -148,18 +148,17 @@ class DjangoContract(ServerContract):
 
 
 BUILDS: dict[str, tuple[Callable[[], Any], str, tuple[str, ...]]] = {
-    "WSGI": (lambda: wsgi_app(OURS), "wsgi", ("/", "/async", "/stream", "/stream-async")),
+    "WSGI": (lambda: wsgi_app(OURS), "wsgi", ("/", "/stream", "/stream-async")),
     "ASGI": (lambda: asgi_app(OURS), "asgi", ("/", "/async", "/stream", "/stream-async")),
-    "ASGIInThread": (lambda: asgi_app(OURS, SYNC_ONLY), "asgi", ("/", "/async", "/stream-async")),
-    "ASGIBehindThread": (lambda: asgi_app(SYNC_ONLY, OURS), "asgi", ("/async", "/stream-async")),
+    "ASGIInThread": (lambda: asgi_app(OURS, SYNC_ONLY), "asgi", ("/", "/stream-async")),
+    "ASGIBehindThread": (lambda: asgi_app(SYNC_ONLY, OURS), "asgi", ("/async",)),
     "WSGIInstrumented": (lambda: instrumented(WSGIHandler), "wsgi", ("/",)),
-    "WSGITheirsFirst": (lambda: instrumented(WSGIHandler, theirs="first"), "wsgi", ("/", "/stream")),
-    "WSGITheirsLast": (lambda: instrumented(WSGIHandler, theirs="last"), "wsgi", ("/stream",)),
-    "WSGITheirsInside": (lambda: instrumented(WSGIHandler, theirs="first", position=1), "wsgi", ("/", "/stream")),
-    "ASGITheirsFirst": (lambda: instrumented(ASGIHandler, theirs="first"), "asgi", ("/async", "/stream-async")),
-    "ASGITheirsInside": (lambda: instrumented(ASGIHandler, theirs="last", position=1), "asgi", ("/", "/async", "/stream-async")),
+    "WSGITheirsFirst": (lambda: instrumented(WSGIHandler, theirs="first"), "wsgi", ("/stream",)),
+    "WSGITheirsInside": (lambda: instrumented(WSGIHandler, theirs="first", position=1), "wsgi", ("/stream",)),
+    "ASGITheirsLast": (lambda: instrumented(ASGIHandler, theirs="last"), "asgi", ("/stream-async",)),
+    "ASGITheirsInside": (lambda: instrumented(ASGIHandler, theirs="last", position=1), "asgi", ("/async",)),
     "WSGIWrapped": (lambda: wsgi.TenancyMiddleware(wsgi_app()), "wsgi", ("/stream",)),
-    "ASGIWrapped": (lambda: asgi.TenancyMiddleware(asgi_app()), "asgi", ("/", "/stream-async")),
+    "ASGIWrapped": (lambda: asgi.TenancyMiddleware(asgi_app()), "asgi", ("/stream-async",)),
 }
 
 for _name, (_build, _interface, _paths) in BUILDS.items():
@@ -243,7 +242,7 @@ def streamed(request: Any) -> StreamingHttpResponse:
 async def streamed_async(request: Any) -> StreamingHttpResponse:
     async def chunks() -> AsyncIterator[bytes]:
         try:
-            for _ in range(100):  # before Django 5 it does not learn that nobody listens
+            for _ in range(50):  # before Django 5 it does not learn that nobody listens
                 note("chunk")
                 yield b"x" * 65536
                 await asyncio.sleep(0.01)
@@ -290,12 +289,7 @@ urlpatterns += [
 
 def get(app: Any, path: str = "/told", headers: Any = KEY) -> httpx.Response:
     if isinstance(app, (ASGIHandler, asgi.TenancyMiddleware)):
-
-        async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
-                return await client.get(path, headers=headers)
-
-        return asyncio.run(ask())
+        return asyncio.run(through(app, headers, path))
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://app") as client:
         return client.get(path, headers=dict(httpx.Headers(headers).items()))  # joined, as servers do
 
@@ -376,6 +370,23 @@ def test_a_key_behind_backslashes_is_none(value: bytes) -> None:
 class OnlyFirst(TenancyMiddleware):
     def __init__(self, get_response: Any) -> None:
         super().__init__(get_response, accept=lambda key: key == "pr-1")
+
+
+@pytest.mark.parametrize("kind", [tuple, iter])
+def test_headers_may_be_any_iterable(kind: Any) -> None:
+    """The specification of ASGI promises no list; what is refused is not in the scope either."""
+    app = asgi_app(f"{__name__}.OnlyFirst")
+
+    def server(*pairs: tuple[bytes, bytes]) -> Any:
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "headers": kind(pairs)}, receive, send)
+
+        return serve
+
+    for key, seen in (("pr-1", "pr-1"), ("pr-7", None)):
+        answer = asyncio.run(through(server((b"baggage", f"a=1,sd-routing-key={key}".encode())), path="/told-async")).json()
+        assert answer["key"] == seen
+        assert key == seen or "pr-7" not in str(answer)
 
 
 def test_headers_that_were_looked_at_before_are_made_anew(interface: Any) -> None:
@@ -491,7 +502,6 @@ def _wait_for(condition: Callable[[], Any]) -> None:
     end = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < end
-        gc.collect()
         time.sleep(0.01)
 
 
@@ -521,7 +531,7 @@ def test_a_stream_that_the_caller_leaves(notes: Any) -> None:
     with serving(asgi_app(OURS), lifespan="off") as url, httpx.Client() as client:
         with client.stream("GET", url + "/streamed-async", headers=KEY) as response:
             next(response.iter_raw())
-        _wait_for(lambda: notes[-1:] == [("finally", "pr-42")])  #DBG
+        _wait_for(lambda: notes[-1:] == [("finally", "pr-42")])
         assert set(notes) == {("chunk", "pr-42"), ("finally", "pr-42")}
         assert client.get(url + "/told").json()["key"] is None
 

@@ -507,6 +507,8 @@ async def test_a_malformed_key_is_rejected(parts: Any, place: str) -> None:
     assert r"'\x3cb>'" in text
     several = await call(TenancyMiddleware(inner, edge=EDGE), request(**parts))
     assert b"host name or cookie 'routing-key' or query parameter 'rk' or header 'x-key'" in several[1]["body"]
+    by_function = await call(TenancyMiddleware(inner, edge=lambda request: "<b>"), request(**parts))
+    assert b"in the request as a whole cannot be used" in by_function[1]["body"]
     await call(TenancyMiddleware(inner, edge=edge, on_malformed="ignore"), request(**parts))
     assert inner.keys == [None]
 

@@ -26,7 +26,7 @@ from tenancy.http import flask as adapter
 from tenancy.http.flask import TenancyMiddleware
 from tenancy.http.reception import Reception
 from tests.http.servers import Work
-from tests.http.test_wsgi import WSGIContract, serving_wsgi, wsgi_server
+from tests.http.test_wsgi import WSGIContract, contract, serving_wsgi, wsgi_server
 
 __all__ = ["wsgi_server"]  # a fixture
 
@@ -129,27 +129,21 @@ class FlaskContract(WSGIContract):
         """The application is the same for all tests of the class."""
 
 
-for _name, _build in {
-    "Alone": alone,
-    "Instrumented": instrumented,
-    "TheirsLast": theirs_last,
-    "TheirsFirst": theirs_first,
-    "BothInstrumented": both_instrumented,
-    "BothInstrumentedTheirsFirst": both_instrumented_theirs_first,
-    "UnderTheirMiddleware": under_their_middleware,
-}.items():
-    for _path in ("/", "/stream", "/stream-with-context"):
+BUILDS: dict[str, tuple[Callable[[Work], Any], tuple[str, ...]]] = {
+    "Alone": (alone, ("/", "/stream-with-context")),
+    "Instrumented": (instrumented, ("/stream",)),
+    "TheirsLast": (theirs_last, ("/stream", "/stream-with-context")),
+    "TheirsFirst": (theirs_first, ("/", "/stream-with-context")),
+    "BothInstrumented": (both_instrumented, ("/stream-with-context",)),
+    "BothInstrumentedTheirsFirst": (both_instrumented_theirs_first, ("/stream",)),
+    "UnderTheirMiddleware": (under_their_middleware, ("/stream",)),
+}
+
+for _name, (_build, _paths) in BUILDS.items():
+    for _path in _paths:
         _title = f"Test{_name}{_path[1:].title().replace('-', '')}"
-        globals()[_title] = type(
-            _title,
-            (FlaskContract,),
-            {
-                "build": staticmethod(_build),
-                "path": _path,
-                "leaves_nothing": _build is not under_their_middleware,
-                "__module__": __name__,
-            },
-        )
+        _leaves_nothing = _build is not under_their_middleware
+        globals()[_title] = contract(_title[4:], _build, FlaskContract, path=_path, leaves_nothing=_leaves_nothing)
 
 
 # One application

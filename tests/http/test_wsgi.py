@@ -224,7 +224,7 @@ class WSGIContract(ServerContract):
 
 
 def contract(name: str, build: Callable[[Work], Any], base: type = WSGIContract, **attributes: Any) -> type:
-    return type(f"Test{name}", (base,), {"build": staticmethod(build), "__module__": __name__, **attributes})
+    return type(f"Test{name}", (base,), {"build": staticmethod(build), **attributes})
 
 
 TestWaitress = contract("Waitress", plain)

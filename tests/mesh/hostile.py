@@ -103,7 +103,7 @@ CASES: dict[str, tuple[Lines, str, str | None]] = {
     "an encoded space before the name": (baggage("%20sd-routing-key=pr-42"), "pr-42", "pr-42"),
     "a plus before the name": (baggage("+sd-routing-key=pr-42"), "pr-42", "pr-42"),
     "an encoded space behind the value": (baggage("sd-routing-key=pr-42%20"), "pr-42", "pr-42"),
-    "a plus behind the value": (baggage("sd-routing-key=pr-42+"), "baseline", None),
+    "a plus behind the value": (baggage("sd-routing-key=pr-42+"), "pr-42", "pr-42"),
     "encoded twice": (baggage("sd%252Drouting-key=pr-42"), "baseline", None),
     "an encoded equals sign": (baggage("sd-routing-key%3Dpr-42"), "baseline", None),
     "an encoded comma": (baggage("a%2Csd-routing-key=pr-42"), "baseline", None),

@@ -22,6 +22,7 @@ class Row(NamedTuple):
         instruments: Names of `tenancy.instrument` that need it.
         tests: Tests of them that need no server but their own.
         beside: What else these tests import, as requirements.
+        options: Options for pytest.
     """
 
     package: str
@@ -29,6 +30,7 @@ class Row(NamedTuple):
     instruments: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 def opentelemetry(*names: str) -> tuple[str, ...]:
@@ -42,6 +44,7 @@ def opentelemetry(*names: str) -> tuple[str, ...]:
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
 
 _HTTP = ("httpx", "uvicorn", "websockets")
+_WSGI = (*_HTTP, "waitress", "werkzeug")
 
 #: Without any extra.
 CORE = Row(
@@ -55,7 +58,7 @@ CORE = Row(
         *("tests/test_codec.py", "tests/test_config.py", "tests/test_executors.py", "tests/test_key.py", "tests/test_naming.py"),
         *("tests/test_propagator.py", "tests/test_scope.py", "tests/routes", "tests/observe"),
     ),
-    beside=("opentelemetry-sdk",),
+    beside=("opentelemetry-sdk", "pyyaml"),
 )
 
 EXTRAS: Mapping[str, Row] = {
@@ -66,9 +69,9 @@ EXTRAS: Mapping[str, Row] = {
         ("tests/http/test_fastapi.py",),
         (*_HTTP, *opentelemetry("fastapi")),
     ),
-    "flask": Row("flask", ("tenancy.http.flask",), ("flask",), ("tests/http/test_flask.py",), (*_HTTP, *opentelemetry("flask"))),
+    "flask": Row("flask", ("tenancy.http.flask",), ("flask",), ("tests/http/test_flask.py",), (*_WSGI, *opentelemetry("flask"))),
     "django": Row(
-        "django", ("tenancy.http.django",), ("django",), ("tests/http/test_django.py",), (*_HTTP, *opentelemetry("django"))
+        "django", ("tenancy.http.django",), ("django",), ("tests/http/test_django.py",), (*_WSGI, *opentelemetry("django"))
     ),
     "aiohttp": Row(
         "aiohttp",
@@ -86,9 +89,19 @@ EXTRAS: Mapping[str, Row] = {
     ),
     "httpx": Row("httpx", ("tenancy.http.httpx",), ("httpx",), ("tests/http/test_httpx.py",), (*_HTTP, *opentelemetry("httpx"))),
     "urllib3": Row(
-        "urllib3", ("tenancy.http.urllib3",), ("urllib3",), ("tests/http/test_urllib3.py",), (*_HTTP, *opentelemetry("urllib3"))
+        "urllib3",
+        ("tenancy.http.urllib3",),
+        ("urllib3",),
+        ("tests/http/test_urllib3.py",),
+        (*_HTTP, "requests", *opentelemetry("urllib3")),
     ),
-    "grpc": Row("grpc", ("tenancy.grpc",), ("grpc",), ("tests/grpc",), opentelemetry("grpc")),
+    "grpc": Row(
+        "grpc",
+        ("tenancy.grpc",),
+        ("grpc",),
+        tuple(f"tests/grpc/test_{name}.py" for name in ("aio_client", "aio_server", "client", "instrument", "server", "target")),
+        opentelemetry("grpc"),
+    ),
     "kafka": Row(
         "confluent_kafka",
         ("tenancy.messaging.confluent_kafka",),
@@ -102,10 +115,18 @@ EXTRAS: Mapping[str, Row] = {
         beside=opentelemetry("aio-pika"),
     ),
     "sqlalchemy": Row(
-        "sqlalchemy", ("tenancy.data.sqlalchemy",), tests=("tests/data",), beside=("aiosqlite", "greenlet", "opentelemetry-sdk")
+        "sqlalchemy",
+        ("tenancy.data.sqlalchemy",),
+        tests=tuple(f"tests/data/test_row_partition{name}.py" for name in ("", "_baseline", "_refusals", "_text")),
+        beside=("aiosqlite", "greenlet", "opentelemetry-sdk"),
     ),
-    "yaml": Row("yaml", tests=("tests/routes", "tests/mesh/test_render.py")),
-    "testing": Row("pytest", ("tenancy.testing.plugin",), tests=("tests/testing/test_carriers.py", "tests/testing/test_plugin.py")),
+    "yaml": Row("yaml", tests=("tests/routes/test_live.py",), beside=("opentelemetry-sdk",)),
+    "testing": Row(
+        "pytest",
+        ("tenancy.testing.plugin",),
+        tests=("tests/packaging/plugin",),
+        options=("-c", "tests/packaging/plugin/pytest.ini"),  # the project's own options need a newer pytest than the plugin
+    ),
     "cli": Row("rich", ("tenancy.cli.root",)),
 }
 

@@ -66,7 +66,7 @@ def test_names_are_checked_as_in_a_file() -> None:
     assert table.table.version == 1
 
 
-def test_a_source_is_lost_and_found_again() -> None:
+def test_a_source_is_lost_and_found_again(caplog: pytest.LogCaptureFixture) -> None:
     """Never read, it is not synced; read once, the last table stays in force; found again, it is the newest."""
     table = MemoryRoutes({"shop/orders": ["pr-1"]})
     table.lose("no route to host")
@@ -77,6 +77,7 @@ def test_a_source_is_lost_and_found_again() -> None:
     table.restore()
     assert table.wait_synced(0).keys() == {"pr-1"}
     table.lose()
+    assert "The last good route table (version 1) stays in force" in caplog.text
     table.fork("shop/orders", "pr-2")
     assert table.table.keys() == {"pr-1"}
     table.restore()

@@ -404,6 +404,8 @@ def test_hops_before_and_after_the_body_count(run: Run) -> None:
         @pytest.fixture
         def seeded(url):
             fetch(url)
+            yield
+            fetch(url)
         """
     )
     result.assert_outcomes(passed=2, failed=2, errors=2)

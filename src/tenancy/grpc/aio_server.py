@@ -62,7 +62,7 @@ class AioServerInterceptor(_Base):
         handler = await continuation(handler_call_details)
         if handler is None or self._handlers is None:
             return handler
-        return self._handlers.wrapped(handler)
+        return self._handlers.wrapped(handler_call_details.method, handler)
 
 
 def _wrapped(reception: Reception, behavior: Callable[..., Any], response_streaming: bool) -> Callable[..., Any]:

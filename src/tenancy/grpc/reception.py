@@ -27,6 +27,7 @@ with extra("grpc", "grpc"):
 __all__ = ["Handlers", "OnMalformed", "Received", "Reception"]
 
 _HANDLERS = 1024  # method handlers that are kept
+_FOR_EACH_CALL = (None, None)
 
 OnMalformed = Literal["reject", "ignore"]
 
@@ -157,19 +158,24 @@ class Handlers:
 
     def __init__(self, wrap: Callable[[Callable[..., Any], bool], Callable[..., Any]]) -> None:
         self._wrap = wrap
-        self._made: dict[int, tuple[Any, Any]] = {}
+        self._made: dict[str, tuple[Any, Any]] = {}
 
-    def wrapped(self, handler: Any) -> Any:
+    def wrapped(self, method: str, handler: Any) -> Any:
         """
         Return a method handler like *handler*.
+
+        Args:
+            method: The method that it handles.
+            handler: What was there.
         """
-        known = self._made.get(id(handler))
+        known = self._made.get(method)
         if known is not None and known[0] is handler:
             return known[1]
         made = _with_behavior(handler, self._wrap)
-        # A service has its handlers for as long as it lives; whoever makes a new one for each call must not fill the memory.
-        if isinstance(handler, tuple) and len(self._made) < _HANDLERS:
-            self._made[id(handler)] = handler, made
+        if known is not None:  # one for each call, which knows its metadata; those must not stay
+            self._made[method] = _FOR_EACH_CALL
+        elif isinstance(handler, tuple) and len(self._made) < _HANDLERS:
+            self._made[method] = handler, made
         return made
 
 

@@ -57,7 +57,7 @@ class ServerInterceptor(_Base):
         handler = continuation(handler_call_details)
         if handler is None or self._handlers is None:
             return handler
-        return self._handlers.wrapped(handler)
+        return self._handlers.wrapped(handler_call_details.method, handler)
 
 
 def blocking(reception: Reception, behavior: Callable[..., Any], response_streaming: bool) -> Callable[..., Any]:

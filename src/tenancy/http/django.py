@@ -150,9 +150,11 @@ class TenancyMiddleware:
         """
         The headers that can hold a key. Under ASGI all that came, since whoever looks there for them sees each line, as META does not.
         """
-        headers = _of_scope(request)
-        if headers is None:
+        if not hasattr(request, "scope"):
             return self._variables.read(request.META)
+        headers = request.scope.get("headers", [])
+        if not isinstance(headers, list):  # an iterator is used up by now
+            headers = list(headers) or self._variables.read(request.META)
         return _without_escapes(headers) if any(b"\\" in value for _, value in headers) else headers
 
     def _read(self, request: Any, headers: HeaderPairs, nested: bool) -> Reading:
@@ -162,26 +164,18 @@ class TenancyMiddleware:
         """
         Let the request say what was admitted, wherever one may look.
         """
-        before, came = request.META, _of_scope(request)
+        before, scope = request.META, getattr(request, "scope", {})
         if received.headers is not None:
             headers = received.headers
-        elif came is None or headers is came:
+        elif not scope or headers is scope.get("headers"):
             return Work(before, before, self._variables)
         request.META = self._variables.replaced(before, headers)
         request.__dict__.pop("headers", None)  # made of META, when it was first asked for
         if hasattr(request, "environ"):
             request.environ = request.META
-        if came is not None:
-            request.scope = {**request.scope, "headers": headers}
+        if scope:
+            request.scope = {**scope, "headers": headers}
         return Work(before, request.META, self._variables)
-
-
-def _of_scope(request: Any) -> HeaderPairs | None:
-    """
-    The headers of a request that came by ASGI.
-    """
-    headers = getattr(request, "scope", {}).get("headers")
-    return headers if isinstance(headers, list) else None  # another iterable may be used up
 
 
 def _is_nested(request: Any) -> bool:

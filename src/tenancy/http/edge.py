@@ -106,7 +106,7 @@ class Edge:
         #: The request headers on which a response depends, in lower case; the host and the query are part of its address.
         self.vary = tuple(dict.fromkeys(name for entry in entries for name in _vary(entry)))
         #: Where it is looked, in words.
-        self.places = " or ".join(dict.fromkeys(map(_place, entries)))
+        self.places = " or ".join(dict.fromkeys(_place(entry) for entry in entries))
 
     def __bool__(self) -> bool:
         return bool(self._resolvers)
@@ -197,5 +197,5 @@ def _vary(entry: Any) -> tuple[str, ...]:
 
 def _place(entry: Any) -> str:
     if not isinstance(entry, EdgeField):
-        return "request"
+        return "request as a whole"
     return {"host": "host name", "query": f"query parameter '{entry.name}'"}.get(entry.kind, f"{entry.kind} '{entry.name}'")

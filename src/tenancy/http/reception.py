@@ -137,8 +137,6 @@ class Reception:
         self._edge = Edge(using.edge if edge is None else edge)
         self.asks = bool(self._edge)
         self.vary_by = ("baggage", *self._edge.vary)
-        # What stands inside reads the key from baggage, under the name that it has in the OpenTelemetry context.
-        self._rewrite = codec(using.read, (Field("baggage", using.member),)).write
         self.routes = self._admission.routes
         self.synced = self.routes is None or self._admission.accept == "none"
         self._syncing: asyncio.Task[None] | None = None
@@ -190,7 +188,9 @@ class Reception:
         changed = None
         if admitted.key is None or not admitted.clean or not current_codec().canonical(ours or headers, admitted.key):
             # OpenTelemetry's instrumentation inside of us reads them again, by rules of its own, and handlers pass them on as they are.
-            written = self._rewrite(headers, admitted.key, binary=True)
+            # It finds it in baggage, under the name that it has in the OpenTelemetry context.
+            using = settings()
+            written = codec(using.read, (Field("baggage", using.member),)).write(headers, admitted.key, binary=True)
             if written.dropped:
                 count("tenancy.baggage.dropped_members", amount=written.dropped)
             # Where there is none, no header has told that names are bytes.

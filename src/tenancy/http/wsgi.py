@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from ..baggage import ABSENT
 from ..carrier import header_name
 from ..config import Accept, settings, switched_on
 from ..context import Step
@@ -100,7 +101,9 @@ class TenancyMiddleware:
             return app(environ, start_response)
         reception = self._reception
         headers = self._variables.read(environ)
-        reading = reception.read(headers, None if nested else lambda: _edge_request(environ))
+        reading = ABSENT
+        if headers or reception.asks:
+            reading = reception.read(headers, None if nested else lambda: _edge_request(environ))
         refusal = reception.unsynced() if reading.key is not None else None
         if refusal is None:
             received = reception.receive(headers, reading, nested=nested)

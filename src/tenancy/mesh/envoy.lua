@@ -41,7 +41,7 @@ local function last_member(raw, name, decode)
       if own == name then
         local properties = find(member, ";", equals, true)
         value = trimmed(sub(member, equals + 1, properties and properties - 1), OWS)
-        if find(value, "%", 1, true) then value = decoded(value) end
+        if encoded(value) then value = decoded(value) end
       end
     end
   end

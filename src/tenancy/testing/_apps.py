@@ -88,6 +88,8 @@ class Exchange:
     what: str
     hops: Hops
     pauses: int = 0
+    #: How many hops it must make at least.
+    hops_expected: int = 0
     status: int = 0
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)

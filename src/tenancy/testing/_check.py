@@ -97,8 +97,8 @@ class Check:
         self._recorder.alone = exchange
         await self._ask(exchange, around, stop_after)
         complete = stop_after is None
-        if self._judge(exchange, complete=complete, around=around) and complete and len(exchange.hops) < self._hops:
-            self._problem(exchange, f"made {len(exchange.hops)} outbound hops that could be seen, fewer than hops={self._hops}")
+        if self._judge(exchange, complete=complete, around=around) and complete:
+            exchange.hops_expected = self._hops
 
     async def _malformed(self) -> None:
         request = self._request._replace(headers=[*self._request.headers, ("baggage", f"{settings().member}={_MALFORMED}")])
@@ -180,6 +180,8 @@ class Check:
         return True
 
     def _judge_hops(self, exchange: Exchange) -> None:
+        if len(exchange.hops) < exchange.hops_expected:
+            self._problem(exchange, f"made {len(exchange.hops)} outbound hops that could be seen, fewer than hops={self._hops}")
         report = exchange.hops.report()
         if report is not None:
             self._problem(exchange, report.replace("\n", "\n  "))

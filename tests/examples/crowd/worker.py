@@ -135,14 +135,13 @@ def main() -> None:
     if FAULT != "bare-pools":
         tenancy.instrument("concurrent.futures")
     with ExitStack() as stack:
-        pools: dict[str, Executor] = {
-            "thread": stack.enter_context(ThreadPoolExecutor(4))
-        }  # whose threads start when they are needed
+        pools: dict[str, Executor] = {}
         if f"{SERVICE}.process" in PARTS:
             pools["process"] = stack.enter_context(ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")))
             # Forked now, before there is a second thread; where nobody hands keys over, in the context of somebody's work.
             with tenancy.scope(KEYS[0] if FAULT == "bare-pools" else None):
                 pools["process"].submit(os.getpid).result()
+        pools["thread"] = stack.enter_context(ThreadPoolExecutor(4))
         common.handled = also(common.handled, Parts(pools))
         runpy.run_module(f"examples.shop.services.{SERVICE}", run_name="__main__")
 
