@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint docs
+.PHONY: help install demo test bench lint docs fuzz matrix
 
 help:  ## What there is to do
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -39,3 +39,9 @@ lint: $(INSTALLED)  ## Formatting, lint, types, import rules
 docs: $(INSTALLED)  ## Build the site into build/docs/html; a warning is an error (ARGS for sphinx-build)
 	@$(RUN) -m sphinx -n -W --keep-going -q -b html -c docs -d build/docs/doctrees $(ARGS) . build/docs/html
 	@echo "Open build/docs/html/index.html"
+
+fuzz: $(INSTALLED)  ## Look for headers that the codec gets wrong (ARGS=--runs=1000000)
+	@$(RUN) -m tests.fuzz $(ARGS)
+
+matrix: $(INSTALLED)  ## The built wheel with each extra, old and new versions, other Pythons (ARGS for nox)
+	@$(RUN) -m nox -j 2 $(ARGS)

@@ -16,6 +16,11 @@ import httpx
 import requests
 import urllib3
 
+try:
+    import httpx2  # type: ignore[import-not-found,unused-ignore]
+except ModuleNotFoundError:  # it needs Python 3.11
+    httpx2 = None
+
 from tests.http.servers import SSL_CONTEXT
 
 Headers = Mapping[str, str]
@@ -67,6 +72,11 @@ def by_async_httpx(url: str, headers: Headers) -> None:
     asyncio.run(get())
 
 
+def by_httpx2(url: str, headers: Headers) -> None:
+    with httpx2.Client(verify=SSL_CONTEXT, timeout=20, follow_redirects=True) as client:
+        client.get(url, headers=headers)
+
+
 def by_aiohttp(url: str, headers: Headers) -> None:
     async def get() -> None:
         async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
@@ -84,3 +94,5 @@ CLIENTS: dict[str, Client] = {
     "httpx async": Client(by_async_httpx, "httpcore", "httpx"),
     "aiohttp": Client(by_aiohttp, "aiohttp", "aiohttp"),
 }
+if httpx2 is not None:
+    CLIENTS["httpx2"] = Client(by_httpx2, "httpcore2", None)

@@ -95,6 +95,11 @@ class TenancyMiddleware:
     def serve(self, app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """
         Serve one request by an application that need not be the one that the middleware was made with.
+
+        Args:
+            app: The application.
+            environ: The server's environment.
+            start_response: The server's.
         """
         nested = MARK in environ
         if nested and not self._decides_again:
