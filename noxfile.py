@@ -140,8 +140,7 @@ def oldest(session: nox.Session, extra: str) -> None:
         beside += [floor(found) for found in required("opentelemetry") if found.name == name and extra != "core"] or [name]
     chosen = [] if extra == "core" else [extra]
     tools = [tool for tool in TOOLS if not any(found.startswith("pytest==") for found in lowest)]
-    install(session, wheel_with(*chosen), *tools, *beside, *lowest)
-    session.log("%s", ", ".join([*lowest, *beside]))
+    install(session, wheel_with(*chosen), *tools, *beside, *lowest, *row.period)
     tests(session, row)
 
 

@@ -89,7 +89,7 @@ class Shop:
         self._plan = plan
         self._workers = workers
         self._module = module
-        self.sabotage = sabotage
+        self._sabotage = sabotage
         self._without = without
         self._say = say
         self._stack = ExitStack()
@@ -311,7 +311,7 @@ class Shop:
             "SHOP_SERVICE": worker.service,
             "SHOP_VERSION": worker.version,
             "SHOP_PORT": str(port),
-            "SHOP_SABOTAGE": self.sabotage,
+            "SHOP_SABOTAGE": self._sabotage,
             "PYTHONUNBUFFERED": "1",
             # All of it is here; a proxy of this machine's is for what is not.
             "NO_PROXY": "127.0.0.1",

@@ -4,7 +4,7 @@ Where the routing key lives while code runs: in OpenTelemetry baggage, in the cu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from contextlib import contextmanager
 from contextvars import Token
 from typing import Any
@@ -17,7 +17,7 @@ from . import config
 from .config import settings
 from .key import RoutingKey
 
-__all__ = ["Step", "ambient", "attached", "cache_key", "cleared", "routing_key", "with_key", "without_trace_key"]
+__all__ = ["Step", "ambient", "async_steps", "attached", "cache_key", "cleared", "routing_key", "with_key", "without_trace_key"]
 
 # Where OpenTelemetry keeps baggage in a context: what `get_baggage` finds out by five calls at every look.
 _BAGGAGE = next(iter(baggage.set_baggage("name", "value", Context())))
@@ -184,6 +184,26 @@ class Step:
     def __exit__(self, *error: object) -> None:
         self.context = otel.get_current()
         otel.detach(self._token)
+
+
+async def async_steps(body: AsyncIterable[Any], step: Step) -> AsyncGenerator[Any, None]:
+    """
+    Yield what *body* yields, each step of it, and its end, as a *step*.
+    """
+    iterator = aiter(body)
+    while True:
+        try:
+            with step:
+                response = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        try:
+            yield response
+        except GeneratorExit:
+            if isinstance(iterator, AsyncGenerator):
+                with step:
+                    await iterator.aclose()
+            raise
 
 
 def cache_key(name: str) -> str:

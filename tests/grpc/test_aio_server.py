@@ -14,8 +14,8 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor as otel_ai
 from opentelemetry.sdk.trace import TracerProvider
 
 import tenancy
+from tenancy.context import Step, async_steps
 from tenancy.grpc import AioServerInterceptor
-from tenancy.grpc.steps import Step, aresponses
 from tests.grpc.test_server import unreadable
 from tests.grpc.wire import ARITIES, Service, acall, aconnected, aserving, call, method, mirror, pairs
 
@@ -276,7 +276,7 @@ class TestScope:
                 ended.append(tenancy.routing_key())
 
         with tenancy.scope("pr-42"):
-            steps = aresponses(body(), Step(otel.get_current()))
+            steps = async_steps(body(), Step(otel.get_current()))
 
         async def take() -> Any:
             with tenancy.scope("pr-99"):

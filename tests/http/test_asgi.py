@@ -182,7 +182,7 @@ def test_any_headers(headers: Pairs, accept: Any) -> None:
         return [pair for pair in found if pair[0].lower() not in carriers]
 
     def joined(found: Pairs, name: bytes) -> list[str]:
-        value = b",".join(value for header, value in found if header.lower() == name).decode("latin-1")
+        value = b",".join(value for header, value in found if header.lower() == name).decode("latin-1").strip(" \t")
         kept = members(value, without=("sd-routing-key",), decode=name == b"baggage")
         # Of these OpenTelemetry would undo the escapes, and read what is not there.
         return [member for member in kept if member.isascii()] if any(b"\\" in value for _, value in headers) else kept

@@ -23,6 +23,7 @@ class Row(NamedTuple):
         tests: Tests of them that need no server but their own.
         beside: What else these tests import, as requirements.
         options: Options for pytest.
+        period: What the lowest versions need besides, because they break with later releases of what they themselves require.
     """
 
     package: str
@@ -31,6 +32,7 @@ class Row(NamedTuple):
     tests: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    period: tuple[str, ...] = ()
 
 
 def opentelemetry(*names: str) -> tuple[str, ...]:
@@ -69,9 +71,20 @@ EXTRAS: Mapping[str, Row] = {
         ("tests/http/test_fastapi.py",),
         (*_HTTP, *opentelemetry("fastapi")),
     ),
-    "flask": Row("flask", ("tenancy.http.flask",), ("flask",), ("tests/http/test_flask.py",), (*_WSGI, *opentelemetry("flask"))),
+    "flask": Row(
+        "flask",
+        ("tenancy.http.flask",),
+        ("flask",),
+        ("tests/http/test_flask.py",),
+        (*_WSGI, "asgiref", *opentelemetry("flask")),
+        period=("werkzeug<3",),
+    ),
     "django": Row(
-        "django", ("tenancy.http.django",), ("django",), ("tests/http/test_django.py",), (*_WSGI, *opentelemetry("django"))
+        "django",
+        ("tenancy.http.django",),
+        ("django",),
+        ("tests/http/test_django.py",),
+        (*_WSGI, *opentelemetry("asgi", "django", "wsgi")),
     ),
     "aiohttp": Row(
         "aiohttp",
@@ -79,6 +92,7 @@ EXTRAS: Mapping[str, Row] = {
         ("aiohttp", "aiohttp.web"),
         ("tests/http/test_aiohttp_client.py", "tests/http/test_aiohttp_server.py"),
         (*_HTTP, *opentelemetry("aiohttp-client", "aiohttp-server")),
+        period=("yarl<1.10",),
     ),
     "requests": Row(
         "requests",

@@ -24,6 +24,7 @@ import httpcore
 import httpx
 import pytest
 import requests
+import requests.adapters
 from opentelemetry import baggage
 from opentelemetry import context as otel
 from opentelemetry.context import Context
@@ -303,7 +304,6 @@ def patched() -> list[tuple[Any, str, Any]]:
         (http.client.HTTPConnection, "endheaders"),
         (httpcore.ConnectionPool, "handle_request"),
         (httpcore.AsyncConnectionPool, "handle_async_request"),
-        (aiohttp.ClientRequest, "send"),
         (aiohttp.http_writer.StreamWriter, "write_headers"),
         (aiormq.Channel, "basic_publish"),
         *((getattr(grpc._channel, f"_{kind}MultiCallable"), "__call__") for kind in ("UnaryUnary", "UnaryStream", "StreamStream")),
@@ -328,6 +328,19 @@ def test_afterwards_every_attribute_is_the_original() -> None:
     second.__exit__(None, None, None)
     assert all(now is then for (*_, now), (*_, then) in zip(patched(), before, strict=True))
     assert sys.meta_path == finders
+
+
+def test_adapters_may_be_switched_on_and_off_in_between() -> None:
+    """Neither is in the other's way: whoever ends last, every attribute is the original."""
+    adapted = [(requests.adapters.HTTPAdapter, "send"), (httpx.HTTPTransport, "handle_request"), (aiohttp.ClientRequest, "send")]
+    before = patched(), [vars(owner)[name] for owner, name in adapted]
+    with record_hops():
+        tenancy.instrument("requests", "httpx", "aiohttp", "urllib3", "urllib")
+    assert [vars(owner)[name] for owner, name in adapted] != before[1]
+    with record_hops():
+        tenancy.uninstrument()
+    assert all(now is then for (*_, now), (*_, then) in zip(patched(), before[0], strict=True))
+    assert [vars(owner)[name] for owner, name in adapted] == before[1]
 
 
 def test_what_somebody_else_has_wrapped_does_nothing_any_more(peer: str) -> None:

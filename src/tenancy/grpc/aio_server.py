@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from .._optional import extra
 from ..config import Accept, switched_on
-from ..context import Step, attached
+from ..context import Step, async_steps, attached
 from ..routes import LiveRoutes
 from .reception import Handlers, OnMalformed, Reception
 from .server import blocking
-from .steps import aresponses
 
 with extra("grpc", "grpc"):
     import grpc
@@ -91,7 +90,7 @@ def _wrapped(reception: Reception, behavior: Callable[..., Any], response_stream
         step = Step(received.context)
         with step:
             body = behavior(request, received.servicer)
-        async with aclosing(aresponses(body, step)) as steps:
+        async with aclosing(async_steps(body, step)) as steps:
             async for response in steps:
                 yield response
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from opentelemetry.context import Context
 
-from ..context import Step
+from ..context import Step, async_steps
 
-__all__ = ["Requests", "arequests", "aresponses", "responses"]
+__all__ = ["Requests", "arequests", "responses"]
 
 
 def responses(body: Iterable[Any], step: Step) -> Generator[Any, None, None]:
@@ -33,26 +33,6 @@ def responses(body: Iterable[Any], step: Step) -> Generator[Any, None, None]:
             if isinstance(iterator, Generator):
                 with step:
                     iterator.close()
-            raise
-
-
-async def aresponses(body: AsyncIterable[Any], step: Step) -> AsyncGenerator[Any, None]:
-    """
-    Like `responses`, for an asynchronous iterable.
-    """
-    iterator = aiter(body)
-    while True:
-        try:
-            with step:
-                response = await anext(iterator)
-        except StopAsyncIteration:
-            return
-        try:
-            yield response
-        except GeneratorExit:
-            if isinstance(iterator, AsyncGenerator):
-                with step:
-                    await iterator.aclose()
             raise
 
 
@@ -78,7 +58,7 @@ async def arequests(requests: AsyncIterable[Any] | Iterable[Any], context: Conte
     """
     step = Step(context)
     if isinstance(requests, AsyncIterable):
-        async with aclosing(aresponses(requests, step)) as steps:
+        async with aclosing(async_steps(requests, step)) as steps:
             async for request in steps:
                 yield request
     else:

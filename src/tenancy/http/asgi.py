@@ -16,7 +16,7 @@ from ..routes.live import LiveRoutes
 from .edge import EdgeRequest, Resolver
 from .reception import OnMalformed, Reception, Refusal, Reply
 
-__all__ = ["TenancyMiddleware"]
+__all__ = ["TenancyMiddleware", "without_escapes"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -112,7 +112,7 @@ class TenancyMiddleware:
         if ours:
             for _, value in ours:
                 if b"\\" in value:
-                    headers = ours = _without_escapes(came)
+                    headers = ours = without_escapes(came)
                     break
             reading = reception.read(ours, None if nested else lambda: _edge_request(scope))
             if reading.key is not None and not reception.synced:
@@ -183,7 +183,7 @@ def _edge_request(scope: Scope) -> EdgeRequest:
     return EdgeRequest(scope["headers"], query, scope.get("user"), scope)
 
 
-def _without_escapes(headers: Any) -> list[Any]:
+def without_escapes(headers: Any) -> list[Any]:
     """
     The headers less those members of others that would let OpenTelemetry's ASGI instrumentation, inside of us, see a key that is not there:
     where a value is not UTF-8 it undoes backslash escapes, of the whole value. Neither may stand in a ``baggage`` header.

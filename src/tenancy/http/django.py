@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,11 +14,11 @@ from .._optional import extra
 from .._patches import Patches
 from ..baggage import Reading
 from ..config import Accept, switched_on
-from ..context import Step, attached
+from ..context import Step, async_steps, attached
 from ..errors import RoutesNotSyncedError
 from ..routes.live import LiveRoutes
 from ._responses import HeaderPairs
-from .asgi import _without_escapes
+from .asgi import without_escapes
 from .edge import EdgeRequest, Resolver
 from .reception import OnMalformed, Received, Reception, Refusal
 from .wsgi import MARK, Steps, Variables, Work, edge_headers, is_file
@@ -155,7 +155,7 @@ class TenancyMiddleware:
         headers = request.scope.get("headers", [])
         if not isinstance(headers, list):  # an iterator is used up by now
             headers = list(headers) or self._variables.read(request.META)
-        return _without_escapes(headers) if any(b"\\" in value for _, value in headers) else headers
+        return without_escapes(headers) if any(b"\\" in value for _, value in headers) else headers
 
     def _read(self, request: Any, headers: HeaderPairs, nested: bool) -> Reading:
         return self._reception.read(headers, None if nested else functools.partial(_edge_request, request))
@@ -219,7 +219,7 @@ def _told(response: Any, received: Received, step: Step | nullcontext[None]) -> 
         and not is_file(getattr(response, "file_to_stream", None))
     ):
         content = response.streaming_content
-        response.streaming_content = _async_steps(content, step) if response.is_async else Steps(content, step)
+        response.streaming_content = async_steps(content, step) if response.is_async else Steps(content, step)
         # What the response has to close is not closed by what is iterated.
         response.close = functools.partial(_closed, response.close, step)
     return response
@@ -228,26 +228,6 @@ def _told(response: Any, received: Received, step: Step | nullcontext[None]) -> 
 def _closed(close: Callable[[], None], step: Step) -> None:
     with attached(step.context):  # which may be inside of itself, as in Django's test client: a step is in one place at a time
         close()
-
-
-async def _async_steps(content: AsyncIterable[bytes], step: Step) -> AsyncGenerator[bytes, None]:
-    """
-    Yield what *content* yields, each step of it, and its end, as a *step*.
-    """
-    iterator = aiter(content)
-    while True:
-        try:
-            with step:
-                chunk = await anext(iterator)
-        except StopAsyncIteration:
-            return
-        try:
-            yield chunk
-        except GeneratorExit:
-            if isinstance(iterator, AsyncGenerator):
-                with step:
-                    await iterator.aclose()
-            raise
 
 
 _PATH = f"{__name__}.{TenancyMiddleware.__qualname__}"

@@ -130,15 +130,18 @@ class LiveRoutes:
         Look at the source now, and read it if it changed.
         """
         with self._lock:
-            try:
-                mark = self.source.mark()
-                if self._table is None or self._error is not None or mark != self._mark:
-                    table = self.source.read()
-                    if self.source.mark() == mark:  # else it was written meanwhile, and this may be the half of it: look again
-                        self._table, self._mark, self._error = table, mark, None
-            except Exception as raised:  # noqa: BLE001 - a broken source must not end the thread that would read the mended one
-                known = isinstance(raised, RouteSourceError)
-                self._failed(raised if known else RouteSourceError(f"{self.source.name}: {type(raised).__name__}: {raised}"))
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            mark = self.source.mark()
+            if self._table is None or self._error is not None or mark != self._mark:
+                table = self.source.read()
+                if self.source.mark() == mark:  # else it was written meanwhile, and this may be the half of it: look again
+                    self._table, self._mark, self._error = table, mark, None
+        except Exception as raised:  # noqa: BLE001 - a broken source must not end the thread that would read the mended one
+            known = isinstance(raised, RouteSourceError)
+            self._failed(raised if known else RouteSourceError(f"{self.source.name}: {type(raised).__name__}: {raised}"))
 
     def close(self) -> None:
         """
@@ -167,8 +170,9 @@ class LiveRoutes:
         with self._lock:
             if self._process == os.getpid():
                 return
+            # Whoever comes meanwhile waits for this one look: after a fork the table may be of any age.
+            self._look()
             self._process = os.getpid()
-        self.refresh()
         if not self._closed and self._may_change():
             threading.Thread(target=self._run, name=f"tenancy-routes {self.source.name}", daemon=True).start()
 

@@ -261,10 +261,11 @@ async def _started(app: Any, state: dict[str, Any], seconds: float) -> AsyncIter
             raise AssertionError(f"the application did not start: {answer.get('message') or 'it does not say why'}")
         yield
         if answer["type"] == "lifespan.startup.complete":
-            await ask("lifespan.shutdown")
+            answer = await ask("lifespan.shutdown")
+            if answer["type"] != "lifespan.shutdown.complete":
+                raise AssertionError(f"the application did not end as it should: {answer.get('message') or running}")
     finally:
         running.cancel()
-        # An application without a lifespan raises as soon as it is asked for one.
-        await asyncio.wait({running})
-        if not running.cancelled():
-            running.exception()
+        await asyncio.wait({running}, timeout=seconds)
+        if running.done() and not running.cancelled():
+            running.exception()  # one without a lifespan raises as soon as it is asked for it

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 __all__ = ["Arrivals"]
 
@@ -68,6 +69,9 @@ class _Announcing(Loader):
     def __init__(self, loader: Loader, arrived: Arrived) -> None:
         self._loader = loader
         self._arrived = arrived
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)

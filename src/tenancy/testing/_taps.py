@@ -7,8 +7,8 @@ from __future__ import annotations
 import functools
 import http.client
 import inspect
+import sys
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -123,20 +123,8 @@ class Taps:
         self._before(httpcore.AsyncConnectionPool, "handle_async_request", look)
 
     def _tap_aiohttp(self, aiohttp: Any) -> None:
-        def within(original: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(original)
-            async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-                token = _aiohttp_request.set(self)
-                try:
-                    return await original(self, *args, **kwargs)
-                finally:
-                    _aiohttp_request.reset(token)
-
-            return send
-
-        # Which request it is is known outside, and what it says is settled further in: our own adapter stands between.
-        self.patches.wrap(aiohttp.ClientRequest, "send", within)
-        self._before(aiohttp.http_writer.StreamWriter, "write_headers", _aiohttp)
+        # Not ClientRequest.send, where our own adapter stands, which writes headers further in.
+        self._before(aiohttp.http_writer.StreamWriter, "write_headers", functools.partial(_aiohttp, aiohttp.ClientRequest))
 
     def _tap_grpc(self, channel: Any) -> None:
         for kind in ("UnaryUnary", "UnaryStream", "SingleThreadedUnaryStream", "StreamUnary", "StreamStream"):
@@ -178,21 +166,30 @@ def _httpcore(client: str, pool: Any, request: Any) -> Sighting | None:  # noqa:
     return _request(client, request.method.decode(), target, host, request.headers)
 
 
-_aiohttp_request: ContextVar[Any] = ContextVar("tenancy_testing_aiohttp_request", default=None)
-
-
-def _aiohttp(writer: Any, status_line: str, headers: Any) -> Sighting | None:  # noqa: ARG001
-    if status_line.startswith("HTTP/"):  # a server's response
+def _aiohttp(kind: type, writer: Any, status_line: str, headers: Any) -> Sighting | None:  # noqa: ARG001
+    method, _, rest = status_line.partition(" ")
+    # A server's response is none, and neither is asking a proxy for a tunnel.
+    if status_line.startswith("HTTP/") or method == "CONNECT":
         return None
     pairs = list(headers.items())
-    method, _, rest = status_line.partition(" ")
-    request = _aiohttp_request.get()
-    if method == "CONNECT":  # to a proxy, which is no hop of its own
-        return None
+    request = _caller(kind)
     if request is None:
         host = headers.get("host", "")
         return _request("aiohttp", method, f"http://{host}{rest.partition(' ')[0]}", host, pairs)
     return _request("aiohttp", method, str(request.url), request.url.raw_host, pairs)
+
+
+def _caller(kind: type) -> Any:
+    """
+    The object of a class in whose method we are, or None: aiohttp's writer does not know for whom it writes.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, kind):
+            return owner
+    return None
 
 
 def _grpc(multicallable: Any, request: Any, timeout: Any = None, metadata: Any = None, *_: Any, **__: Any) -> Sighting:  # noqa: ARG001

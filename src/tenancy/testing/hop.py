@@ -196,6 +196,6 @@ def _place() -> str | None:
 def _relative(path: str) -> str:
     try:
         shorter = os.path.relpath(path)
-    except ValueError:  # on another drive
+    except (OSError, ValueError):  # there is no current directory, or it is on another drive
         return path
     return path if shorter.startswith("..") else shorter

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from ..key import RoutingKey
@@ -127,8 +128,7 @@ class Hops(Sequence[Hop]):
         self._hops.append(replace(hop, expected=self.key) if wanted else hop)
 
 
-@contextmanager
-def record_hops(*, key: RoutingKey | str | None = None, ignore: Iterable[str] = (), check: bool = True) -> Iterator[Hops]:
+class record_hops:  # noqa: N801 - it is used as a function: `with record_hops() as hops:`
     """
     Record every outbound hop of this process while a block runs, and at its end make sure that each said whose work it is.
 
@@ -138,7 +138,8 @@ def record_hops(*, key: RoutingKey | str | None = None, ignore: Iterable[str] = 
     peer that is not there.
 
     A hop has a problem if it goes to a trusted host without the key of the work that sends it, or with another one; if it tells a key to a
-    host that is not trusted; if it carries one though the work was said to have none; or if it carries several.
+    host that is not trusted; if it carries one though the work was said to have none; or if it carries several. At the end of the block
+    that is an `AssertionError`.
 
     Args:
         key: The key that hops should carry whose own context says nothing: finds work that lost its context on the way, in a thread of
@@ -147,15 +148,23 @@ def record_hops(*, key: RoutingKey | str | None = None, ignore: Iterable[str] = 
         check: Whether to check at the end; it is left out where the block raises.
 
     Raises:
-        AssertionError: At the end, if a hop has a problem.
         InvalidRoutingKeyError: If *key* is not a routing key.
     """
-    __tracebackhide__ = True
-    hops = Hops(key, ignore)
-    with recording(hops):
-        yield hops
-    if check:
-        hops.check()
+
+    def __init__(self, *, key: RoutingKey | str | None = None, ignore: Iterable[str] = (), check: bool = True) -> None:
+        self._hops = Hops(key, ignore)
+        self._check = check
+
+    def __enter__(self) -> Hops:
+        self._recording = recording(self._hops)
+        self._recording.__enter__()
+        return self._hops
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        __tracebackhide__ = True
+        self._recording.__exit__(kind, error, trace)
+        if self._check and kind is None:
+            self._hops.check()
 
 
 _lock = threading.Lock()
@@ -170,10 +179,10 @@ def recording(hops: Hops) -> Iterator[None]:
     """
     global _taps
     with _lock:
-        _recorders.append(hops)
         if _taps is None:
             _taps = Taps(_saw, _failed)
         taps = _taps
+        _recorders.append(hops)
     try:
         yield
     finally:
@@ -183,7 +192,7 @@ def recording(hops: Hops) -> Iterator[None]:
                 _taps = None
                 taps.close()
     for client, error in taps.unseen.items():
-        warnings.warn(f"tenancy.testing cannot see the hops of this version of {client}: {error!r}", stacklevel=5)
+        warnings.warn(f"tenancy.testing cannot see the hops of this version of {client}: {error!r}", stacklevel=4)
 
 
 def _saw(sighting: Sighting) -> None:
