@@ -43,7 +43,7 @@ class RoutingKey(str):
         problem = _problem(value)
         if problem is not None:
             raise InvalidRoutingKeyError(problem)
-        return str.__new__(cls, value)
+        return str.__new__(cls, str.__str__(value))  # of an enumeration's member the value, not the name
 
     @classmethod
     def parse(cls, value: object) -> RoutingKey | None:
@@ -53,7 +53,7 @@ class RoutingKey(str):
         if type(value) is cls:
             return value
         if isinstance(value, str) and _matches(value) is not None and value not in RESERVED:
-            return str.__new__(cls, value)
+            return str.__new__(cls, str.__str__(value))
         return None
 
     def __repr__(self) -> str:

@@ -121,6 +121,7 @@ LIBRARIES: tuple[Entry, ...] = (
         "aiohttp",
         ("aiohttp",),
         "server",
+        adapters=("aiohttp.web",),
         by_hand=("tenancy.http.aiohttp_server",),
         instrumentors=("aiohttp-server",),
         module="aiohttp.web",
