@@ -231,6 +231,15 @@ def test_the_application_is_started_and_ended() -> None:
     app.add_middleware(TenancyMiddleware)
     assert_propagates(app)
     assert seen == ["start", "end"]
+
+    @asynccontextmanager
+    async def failing(app: FastAPI) -> Any:
+        yield
+        raise LookupError("it cannot end")
+
+    app.router.lifespan_context = failing
+    with pytest.raises(AssertionError, match=r"(?s)did not end as it should: .*it cannot end"):
+        assert_propagates(app)
     table = MemoryRoutes()
     table.lose("no such table")
     tenancy.configure(routes_deadline=0.05)
