@@ -13,9 +13,12 @@ from opentelemetry.context import Context
 from tenancy import RoutingKey
 from tenancy.baggage import ABSENT, MAX_BYTES, MAX_MEMBERS, Codec, Reading, members
 from tenancy.config import DIALECTS, Field
+from tests.fuzz.cases import FIELDS, NAMES, SHAPES, Case
+from tests.fuzz.oracles import check, codecs
 
 CODEC = Codec(DIALECTS["signadot"], (Field("baggage", "sd-routing-key"),))
 ALL = Codec(DIALECTS["signadot"], DIALECTS["signadot"])
+EVERY = codecs()
 KEY = RoutingKey("pr-42")
 
 entries = st.lists(
@@ -95,6 +98,9 @@ def test_what_has_no_headers_has_no_key(carrier: Any) -> None:
         ("x-sd-routing-key=pr-42,sd-routing-key-2=pr-42,a=sd-routing-key=pr-42", ABSENT),
         ("a=1;sd-routing-key=pr-42", ABSENT),
         ("sd%2drouting-key=pr-42", Reading(KEY)),
+        ("sd-routing-key=+pr-42", Reading(KEY)),
+        ("+sd-routing-key=pr-42", Reading(KEY)),
+        ("sd-routing-key =pr-1,sd-routing-key=pr-42", Reading(KEY, None, True)),
         ("%73d-routing-key=pr-42", Reading(KEY)),
     ],
 )
@@ -219,6 +225,38 @@ def test_writing_keeps_others_and_reads_back(lines: list[str], key: RoutingKey |
     assert values == ([whole] if whole else [])
     theirs = baggage.get_baggage("sd-routing-key", W3CBaggagePropagator().extract(dict(after), Context()))
     assert theirs == key
+
+
+@given(
+    st.builds(
+        Case,
+        shape=st.sampled_from(list(SHAPES)),
+        fields=st.sampled_from(list(FIELDS)),
+        binary=st.sampled_from([None, True, False]),
+        key=st.sampled_from([KEY, None, RoutingKey("x" * 63)]),
+        lines=st.lists(
+            st.tuples(
+                st.sampled_from(list(NAMES.values())) | st.text(max_size=8),
+                entries.map(lambda parts: ",".join(parts).encode("utf-8", "surrogatepass")) | st.binary(max_size=30),
+            ),
+            max_size=5,
+        ),
+    )
+)
+@settings(max_examples=500)
+def test_what_holds_in_every_shape(case: Case) -> None:
+    """
+    Nothing raises, the caller's carrier is as it was, the short ways say what the long ones say, and all of it is what the rules say and
+    what the standard propagator reads: `tests/fuzz/oracles.py` in words.
+    """
+    check(case, EVERY[case.fields])
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_half_of_a_surrogate_pair_is_written(binary: bool) -> None:
+    """Text that no encoding has a place for is other people's text all the same."""
+    written = CODEC.write({"baggage": "a=\ud800"}, KEY, binary=binary).carrier["baggage"]
+    assert written == (b"sd-routing-key=pr-42,a=\xed\xa0\x80" if binary else "sd-routing-key=pr-42,a=\ud800")
 
 
 @pytest.mark.parametrize(

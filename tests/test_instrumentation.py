@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,18 @@ def test_a_folder_with_the_name_of_a_library_is_none(tmp_path: Path, monkeypatch
     assert find_spec("a_library") is not None
     assert not instrumentation._installed("a_library")
     assert instrumentation._installed("httpx")
+
+
+def test_one_library_is_taken_out_alone() -> None:
+    """What is named is undone, and the rest stays; an unknown name is an error that names the known ones."""
+    original = urllib.request.AbstractHTTPHandler.do_open
+    tenancy.instrument("urllib", "concurrent.futures")
+    try:
+        tenancy.uninstrument("urllib")
+        assert urllib.request.AbstractHTTPHandler.do_open is original
+        assert tenancy.instrument("concurrent.futures") == ("concurrent.futures",)
+        tenancy.uninstrument("urllib")
+        with pytest.raises(tenancy.ConfigurationError, match="urllib3"):
+            tenancy.uninstrument("urlib")
+    finally:
+        tenancy.uninstrument()

@@ -169,6 +169,12 @@ class Shop:
         """
         return {worker: [Hop(**json.loads(line)) for line in self._lines(worker)] for worker in self._processes}
 
+    def tail(self, worker: Worker) -> str:
+        """
+        Return the end of what a process printed.
+        """
+        return (self._run / str(worker) / "log").read_text(errors="replace")[-3000:]
+
     def _start_servers(self) -> None:
         self._say("starting Kafka, RabbitMQ and PostgreSQL")
         names = ("kafka", "rabbitmq", "postgresql")
@@ -326,7 +332,7 @@ class Shop:
             if time.monotonic() > end:
                 raise RuntimeError(
                     f"{', '.join(map(str, waiting))} did not become ready in {deadline:g} s; the log of the first:\n"
-                    f"{self._tail(waiting[0])}"
+                    f"{self.tail(waiting[0])}"
                 )
             waiting = [each for each in waiting if not (self._run / str(each) / f"ready-{each.service}-{each.version}").exists()]
             time.sleep(0.05)
@@ -334,10 +340,7 @@ class Shop:
     def _watch(self) -> None:
         for worker, process in self._processes.items():
             if process.exit_code is not None:
-                raise RuntimeError(f"{worker} ended with {process.exit_code}:\n{self._tail(worker)}")
-
-    def _tail(self, worker: Worker) -> str:
-        return (self._run / str(worker) / "log").read_text(errors="replace")[-3000:]
+                raise RuntimeError(f"{worker} ended with {process.exit_code}:\n{self.tail(worker)}")
 
     def _lines(self, worker: Worker) -> list[str]:
         try:

@@ -80,13 +80,23 @@ def instrument(*libraries: str) -> tuple[str, ...]:
     return tuple(_active)
 
 
-def uninstrument() -> None:
+def uninstrument(*libraries: str) -> None:
     """
     Undo `instrument`: every patched attribute is the original again.
+
+    Args:
+        libraries: Names as for `instrument`; default all.
+
+    Raises:
+        ConfigurationError: If a name is unknown.
     """
-    while _active:
-        _, module = _active.popitem()
-        import_module(module).uninstrument()
+    for library in libraries:
+        if library not in _ADAPTERS:
+            raise ConfigurationError(f"{library!r} cannot be instrumented; use any of {', '.join(_ADAPTERS)}")
+    for library in libraries or tuple(reversed(_active)):
+        module = _active.pop(library, None)
+        if module is not None:
+            import_module(module).uninstrument()
 
 
 def auto_instrument() -> None:

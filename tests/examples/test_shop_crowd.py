@@ -184,4 +184,5 @@ def test_other_mistakes_are_found_where_they_are(servers: None) -> None:
 
 
 def described(outcome: Outcome, findings: list[str]) -> str:
-    return "\n".join([outcome.summary(), f"{len(findings)} findings, of which the first:", *findings[:40]])
+    logs = [f"{worker} printed:\n{tail[-1000:]}" for worker, tail in outcome.logs.items()]
+    return "\n".join([outcome.summary(), f"{len(findings)} findings, of which the first:", *findings[:40], *logs[:5]])

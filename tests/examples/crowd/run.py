@@ -59,6 +59,7 @@ class Outcome:
         answers: What the callers were told, for each of them.
         copies: What went over the brokers.
         ledgers: What each process of the shop told.
+        logs: What each of them printed at last, where it printed anything.
         sent: Seconds until the last answer.
         settled: Seconds until the last row.
     """
@@ -67,6 +68,7 @@ class Outcome:
     answers: dict[str, list[Answer]]
     copies: dict[str, list[Copy]]
     ledgers: dict[Worker, list[Hop]]
+    logs: dict[Worker, str]
     sent: float
     settled: float
 
@@ -116,7 +118,9 @@ def run(orders: Orders, *, sabotage: str = "", say: Callable[[str], None] = prin
         settled = time.monotonic() - began
         say(f"{settled:5.1f} s: settled; reading what the brokers have")
         copies = {"Kafka": records(kafka, f"shop-orders-{shop.id}"), "RabbitMQ": asyncio.run(drain(rabbitmq, queue))}
-        return Outcome(report, answers, copies, shop.ledgers(), sent, settled)
+        ledgers = shop.ledgers()
+        logs = {worker: tail for worker in ledgers if (tail := shop.tail(worker).strip())}
+        return Outcome(report, answers, copies, ledgers, logs, sent, settled)
 
 
 def _send(front: str, orders: Orders, say: Callable[[str], None], end: float) -> dict[str, list[Answer]]:

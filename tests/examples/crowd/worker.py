@@ -26,6 +26,8 @@ import tenancy
 from .plan import KEYS, PARTS
 
 SERVICE = os.environ["SHOP_SERVICE"]
+VERSION = os.environ["SHOP_VERSION"]
+LEDGER = os.path.join(os.environ["SHOP_RUN"], "ledger.jsonl")
 PAUSE = 0.002  # seconds; long enough for others to run, in any kind of concurrency
 
 # What to break, by service: "global:pricing,no-filter:notify".
@@ -58,8 +60,8 @@ def tell(part: str, order: str) -> None:
     """
     Write down which routing key this order has here.
     """
-    line = json.dumps({"order": order, "service": part, "version": os.environ["SHOP_VERSION"], "key": tenancy.routing_key()})
-    ledger = os.open(os.path.join(os.environ["SHOP_RUN"], "ledger.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    line = json.dumps({"order": order, "service": part, "version": VERSION, "key": tenancy.routing_key()})
+    ledger = os.open(LEDGER, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         os.write(ledger, f"{line}\n".encode())
     finally:
