@@ -137,7 +137,7 @@ EXTRAS: Mapping[str, Row] = {
     "yaml": Row("yaml", tests=("tests/routes/test_live.py",), beside=("opentelemetry-sdk",)),
     "testing": Row(
         "pytest",
-        ("tenancy.testing.plugin",),
+        ("pytest_request_tenancy",),
         tests=("tests/packaging/plugin",),
         options=("-c", "tests/packaging/plugin/pytest.ini"),  # the project's own options need a newer pytest than the plugin
     ),

@@ -5,9 +5,10 @@ The public API as a type checker sees it. Never run; read by mypy and by pyright
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tenancy
+from tenancy import testing
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -53,3 +54,27 @@ if TYPE_CHECKING:
 
     function("wrong")  # type: ignore[call-arg,arg-type]  # pyright: ignore[reportCallIssue,reportArgumentType]
     tenancy.partition_name(key, "shop", kind="wrong")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    with testing.record_hops(key="pr-42", ignore=["otel-collector"], check=False) as hops:
+        assert_type(hops, testing.Hops)
+    assert_type(hops[0], testing.Hop)
+    assert_type(hops[1:], list[testing.Hop])
+    assert_type(hops.to("orders"), list[testing.Hop])
+    assert_type(hops[0].key, tenancy.RoutingKey | None)
+    assert_type(hops[0].problem, str | None)
+
+    class Producer:
+        def produce(self, topic: str) -> None: ...
+
+    assert_type(hops.wrap(Producer()), Producer)
+    with testing.isolated_settings(role="baseline") as configure:
+        assert_type(configure(workload="shop/orders"), tenancy.Settings)
+    routes = testing.MemoryRoutes({"shop/orders": ["pr-42"], "shop/notify": {"pr-42": "team-a"}, "shop/pricing": []})
+    assert_type(routes.environment(), dict[str, str])
+    testing.assert_propagates(object(), "/", keys=["pr-42"], seen=lambda response: response.text or None, headers={"a": "1"})
+    assert_type(testing.carrier("kafka", [("a", "1")], key="pr-42"), Any)
+    assert_type(testing.header_lines({"a": "1"}), list[tuple[str, str]])
+    assert_type(testing.kafka_message(b"", key="pr-42").topic(), str)
+    assert_type(testing.rabbitmq_message(b"", key="pr-42").answers, list[testing.Answer])
+    testing.carrier("soap")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    testing.record_hops("pr-42")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
