@@ -243,7 +243,7 @@ def test_writing_keeps_others_and_reads_back(lines: list[str], key: RoutingKey |
         ),
     )
 )
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_what_holds_in_every_shape(case: Case) -> None:
     """
     Nothing raises, the caller's carrier is as it was, the short ways say what the long ones say, and all of it is what the rules say and

@@ -32,7 +32,12 @@ def check_files() -> None:
     """The wheel holds the package, its marker for type checkers, and nothing else."""
     files = [str(file) for file in metadata.files(DISTRIBUTION) or ()]
     strays = [
-        file for file in files if not re.match(r"tenancy/|request_tenancy-[^/]+\.dist-info/|(\.\./)+(bin|Scripts)/tenancy", file)
+        file
+        for file in files
+        if not re.match(
+            r"tenancy/|(__pycache__/)?pytest_request_tenancy\.|request_tenancy-[^/]+\.dist-info/|(\.\./)+(bin|Scripts)/tenancy",
+            file,
+        )
     ]
     expect(not strays, f"the wheel brings {strays}")
     expect("tenancy/py.typed" in files, "the wheel has no tenancy/py.typed")
