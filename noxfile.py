@@ -27,7 +27,7 @@ from tests.packaging.matrix import CORE, EXTRAS, TOOLS, Row  # noqa: E402
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
-nox.options.sessions = ["wheel", "foreign", "oldest", "newest", "python"]
+nox.options.sessions = ["python", "wheel", "foreign", "oldest", "newest", "services"]
 
 DIST = ROOT / "build" / "nox"
 PINS = DIST / "tools.txt"
@@ -102,6 +102,17 @@ def build(session: nox.Session) -> None:
     PINS.write_text("".join(f"{line}\n" for line in lines if line.partition("==")[0].lower() in known))
 
 
+# First, because it takes longest: two processes (`nox -j 2`) then end at about the same time. Of the others the oldest is that of
+# `oldest`, so the newest is what is left to try on every change.
+@nox.session(requires=["build"], allow_parallel=True)
+@nox.parametrize("python", [PYTHONS[version] for version in OTHERS], ids=OTHERS, tags=ci(OTHERS, OTHERS[-1:]))
+def python(session: nox.Session) -> None:
+    """Every other Python that the machine has, with the newest of everything."""
+    everything(session)
+    chosen = dict.fromkeys(name for row in (CORE, *EXTRAS.values()) if not row.options for name in row.tests)
+    run_pytest(session, *chosen)
+
+
 WHEELS = ["none", *EXTRAS, "all"]
 
 
@@ -112,8 +123,9 @@ def wheel(session: nox.Session, extra: str) -> None:
     chosen = [] if extra == "none" else [extra]
     install(session, wheel_with(*chosen))
     session.run("python", "-I", INSIDE, *chosen)
-    if extra != "all":  # the session `newest` tests these together
-        row = EXTRAS.get(extra, CORE)
+    session.run(sys.executable, "-m", "uv", "pip", "check", "--quiet", "--python", f"{session.bin}/python", external=True)
+    row = EXTRAS.get(extra, CORE)
+    if extra != "all" and row.tests:  # the session `newest` tests all together
         install(session, wheel_with(*chosen), *TOOLS, *row.beside)
         tests(session, row)
 
@@ -151,14 +163,13 @@ def newest(session: nox.Session) -> None:
     run_pytest(session)
 
 
-# The oldest is that of `oldest`, so the newest is what is left to try on every change.
-@nox.session(requires=["build"], allow_parallel=True)
-@nox.parametrize("python", [PYTHONS[version] for version in OTHERS], ids=OTHERS, tags=ci(OTHERS, OTHERS[-1:]))
-def python(session: nox.Session) -> None:
-    """Every other Python that the machine has, with the newest of everything."""
+@nox.session(requires=["build"])
+@nox.parametrize("python", [PYTHONS[version] for version in OTHERS], ids=OTHERS)
+def services(session: nox.Session) -> None:
+    """Every other Python against real brokers and databases, as far as they can be had; one after the other."""
     everything(session)
-    chosen = dict.fromkeys(name for row in (CORE, *EXTRAS.values()) if not row.options for name in row.tests)
-    run_pytest(session, *chosen)
+    install(session, "asyncpg", "psycopg[binary]")
+    run_pytest(session, "tests/messaging", "tests/data/test_row_partition.py", marked="service")
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------
@@ -188,8 +199,8 @@ def tests(session: nox.Session, row: Row) -> None:
         run_pytest(session, *row.options, *row.tests)
 
 
-def run_pytest(session: nox.Session, *arguments: str) -> None:
-    session.run("python", "-m", "pytest", "-q", "-m", "not service", "-p", "no:cacheprovider", *arguments, *session.posargs)
+def run_pytest(session: nox.Session, *arguments: str, marked: str = "not service") -> None:
+    session.run("python", "-m", "pytest", "-q", "-m", marked, "-p", "no:cacheprovider", *arguments, *session.posargs)
 
 
 def wheel_with(*extras: str) -> str:

@@ -47,7 +47,8 @@ Run = Callable[..., pytest.RunResult]
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs tests in a process of their own, after the peer above."""
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):  # where they are set, pytest shows more
+        monkeypatch.delenv(name, raising=False)
 
     def run(code: str, *arguments: str) -> pytest.RunResult:
         pytester.makeini(INI)
