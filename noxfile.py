@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
 
-from tests.packaging.matrix import CORE, EXTRAS, TOOLS, Row  # noqa: E402
+from tests.packaging.matrix import CORE, EXTRAS, TOGETHER, TOOLS, Row  # noqa: E402
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
@@ -158,9 +158,9 @@ def oldest(session: nox.Session, extra: str) -> None:
 
 @nox.session(python=PYTHONS[CURRENT], requires=["build"], allow_parallel=True)
 def newest(session: nox.Session) -> None:
-    """The newest version of everything at once: all tests that need no server but their own."""
+    """The newest version of everything at once: the tests of several extras side by side that need no server but their own."""
     everything(session)
-    run_pytest(session)
+    run_pytest(session, *TOGETHER)
 
 
 @nox.session(requires=["build"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["CORE", "EXTRAS", "NOT_ALONE", "TOOLS", "Row", "opentelemetry"]
+__all__ = ["CORE", "EXTRAS", "NOT_ALONE", "TOGETHER", "TOOLS", "Row", "opentelemetry"]
 
 
 class Row(NamedTuple):
@@ -143,6 +143,12 @@ EXTRAS: Mapping[str, Row] = {
     ),
     "cli": Row("rich", ("tenancy.cli.root",)),
 }
+
+#: Tests of several extras side by side.
+TOGETHER = (
+    *("tests/cli", "tests/grpc", "tests/http", "tests/messaging", "tests/observe", "tests/routes", "tests/testing"),
+    *("tests/test_imports.py", "tests/test_instrumentation.py"),
+)
 
 #: Extras that are none of the table's: all of it, and OpenTelemetry's own instrumentations, which no module of ours needs.
 NOT_ALONE = {"all", "opentelemetry"}

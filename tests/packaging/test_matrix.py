@@ -9,7 +9,7 @@ import pytest
 
 from tenancy import instrumentation
 
-from .matrix import CORE, EXTRAS, NOT_ALONE, Row
+from .matrix import CORE, EXTRAS, NOT_ALONE, TOGETHER, Row
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def test_what_a_line_names_is_there(row: Row) -> None:
     """Modules can be found, and tests exist."""
     assert find_spec(row.package)
     assert all(find_spec(module) for module in row.modules)
-    assert all((ROOT / path).exists() for path in row.tests)
+    assert all((ROOT / path).exists() for path in (*row.tests, *TOGETHER))
 
 
 def test_every_adapter_has_its_line() -> None:
