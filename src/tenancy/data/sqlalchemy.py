@@ -7,14 +7,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .._optional import extra
 
 with extra("sqlalchemy", "sqlalchemy"):
     import sqlalchemy
     from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, event
-    from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.sql.dml import UpdateBase
     from sqlalchemy.sql.lambdas import StatementLambdaElement
     from sqlalchemy.sql.selectable import GenerativeSelect
@@ -29,6 +28,9 @@ from ._sqlalchemy_read import PartitionCompiler
 from ._sqlalchemy_rules import MARKERS, Mode, Owner, Rules
 from ._sqlalchemy_session import OrmListeners
 from ._sqlalchemy_write import prepare
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["ANY", "RowPartition"]
 
@@ -222,7 +224,8 @@ class RowPartition:
 
 
 def _sync(engine: Engine | AsyncEngine) -> Engine:
-    return engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    # SQLAlchemy's asyncio cannot be imported without greenlet, which it does not bring from 2.1 on.
+    return engine if isinstance(engine, Engine) else engine.sync_engine
 
 
 def _is_restrictable(statement: Any) -> bool:
