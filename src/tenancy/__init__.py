@@ -10,6 +10,8 @@ from .config import Settings, configure, settings
 from .context import cache_key, routing_key
 from .errors import (
     ConfigurationError,
+    ConflictError,
+    HandoverError,
     IdentityError,
     InvalidRoutingKeyError,
     MissingDependencyError,
@@ -26,6 +28,8 @@ from .scope import scope
 
 __all__ = [
     "ConfigurationError",
+    "ConflictError",
+    "HandoverError",
     "IdentityError",
     "InvalidRoutingKeyError",
     "MissingDependencyError",

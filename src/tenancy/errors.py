@@ -8,6 +8,8 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigurationError",
+    "ConflictError",
+    "HandoverError",
     "IdentityError",
     "InvalidRoutingKeyError",
     "MissingDependencyError",
@@ -45,6 +47,18 @@ class IdentityError(ConfigurationError):
 class RouteSourceError(TenancyError):
     """
     A route table could not be read, or what was read is not a route table.
+    """
+
+
+class ConflictError(RouteSourceError):
+    """
+    A route table was changed by somebody else meanwhile; nothing was written.
+    """
+
+
+class HandoverError(TenancyError):
+    """
+    A key cannot be handed to a sandbox or taken from it as things are; what is there stays as it is.
     """
 
 

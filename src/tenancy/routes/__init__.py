@@ -4,21 +4,32 @@ Who owns what: the route table, this process's identity, and the verdict on a pi
 
 from __future__ import annotations
 
+from .handover import Claim, Epoch, Handover, State
 from .identity import Identity, check_known, resolve_identity
+from .lease import View
 from .live import LiveRoutes, RouteSource, open_routes, routes_for
+from .record import Position, Reader, decide_record
 from .table import Route, RouteTable, parse_table
 from .verdict import Action, Verdict, decide
 
 __all__ = [
     "Action",
+    "Claim",
+    "Epoch",
+    "Handover",
     "Identity",
     "LiveRoutes",
+    "Position",
+    "Reader",
     "Route",
     "RouteSource",
     "RouteTable",
+    "State",
     "Verdict",
+    "View",
     "check_known",
     "decide",
+    "decide_record",
     "open_routes",
     "parse_table",
     "resolve_identity",

@@ -16,6 +16,7 @@ from weakref import WeakSet
 from ..config import Settings, settings
 from ..errors import ConfigurationError, RoutesNotSyncedError, RouteSourceError
 from ..observe import count, warn_once
+from .lease import View, now
 from .table import RouteTable
 
 __all__ = ["LiveRoutes", "RouteSource", "open_routes", "routes_for"]
@@ -42,7 +43,11 @@ class RouteSource(Protocol):
 
 
 # Sources are leaves: each is imported only when a URL names it.
-_SCHEMES = {"env": "tenancy.routes.sources.env:open_source", "file": "tenancy.routes.sources.file:open_source"}
+_SCHEMES = {
+    "env": "tenancy.routes.sources.env:open_source",
+    "file": "tenancy.routes.sources.file:open_source",
+    **dict.fromkeys(("sqlite", "postgresql", "redis", "rediss"), "tenancy.routes.sources.store:open_source"),
+}
 
 
 _alive: WeakSet[LiveRoutes] = WeakSet()
@@ -64,7 +69,7 @@ class LiveRoutes:
     def __init__(self, source: RouteSource, *, interval: float = 1.0) -> None:
         self.source = source
         self._interval = interval
-        self._table: RouteTable | None = None
+        self._view: View | None = None
         self._mark: object = None
         self._error: Exception | None = None
         self._closed = False
@@ -88,9 +93,16 @@ class LiveRoutes:
         """
         Return the table as last read, or None before the first time.
         """
+        view = self.view()
+        return None if view is None else view.table
+
+    def view(self) -> View | None:
+        """
+        Return the table as last read and when that was, or None before the first time.
+        """
         if self._process != os.getpid():
             self._follow()
-        return self._table
+        return self._view
 
     def wait_synced(self, deadline: float = 10.0) -> RouteTable:
         """
@@ -107,7 +119,7 @@ class LiveRoutes:
             table = self.peek()
             if table is None:
                 self.refresh()
-                table = self._table
+                table = self.peek()
             if table is not None:
                 return table
             if time.monotonic() >= end:
@@ -121,8 +133,8 @@ class LiveRoutes:
         """
         Like `wait_synced`, without blocking the event loop.
         """
-        if self._table is not None and self._process == os.getpid():
-            return self._table
+        if self._view is not None and self._process == os.getpid():
+            return self._view.table
         return await asyncio.to_thread(self.wait_synced, deadline)
 
     def refresh(self) -> None:
@@ -132,13 +144,24 @@ class LiveRoutes:
         with self._lock:
             self._look()
 
+    def hurry(self) -> None:
+        """
+        Have the source looked at soon, by the thread that follows it.
+        """
+        self._wake.set()
+
     def _look(self) -> None:
+        taken, seen = now(), self._view
         try:
             mark = self.source.mark()
-            if self._table is None or self._error is not None or mark != self._mark:
-                table = self.source.read()
-                if self.source.mark() == mark:  # else it was written meanwhile, and this may be the half of it: look again
-                    self._table, self._mark, self._error = table, mark, None
+            if seen is not None and self._error is None and mark == self._mark:
+                self._view = View(seen.table, taken)
+                return
+            table = self.source.read()
+            if seen is not None:
+                _check_later(table, seen.table, self.source.name)
+            if self.source.mark() == mark:  # else it was written meanwhile, and this may be the half of it: look again
+                self._view, self._mark, self._error = View(table, taken), mark, None
         except Exception as raised:  # noqa: BLE001 - a broken source must not end the thread that would read the mended one
             known = isinstance(raised, RouteSourceError)
             self._failed(raised if known else RouteSourceError(f"{self.source.name}: {type(raised).__name__}: {raised}"))
@@ -159,9 +182,10 @@ class LiveRoutes:
     def _failed(self, error: Exception) -> None:
         again = str(error) == str(self._error)
         self._error = error
-        if self._table is not None and not again:
+        if self._view is not None and not again:
             count("tenancy.routes.reload_failures")
-            warn_once(f"routes:{error}", "%s The last good route table (version %d) stays in force.", error, self._table.version)
+            version = self._view.table.version
+            warn_once(f"routes:{error}", "%s The last good route table (version %d) stays in force.", error, version)
 
     def _because(self) -> str:
         return "" if self._error is None else f": {self._error}"
@@ -183,8 +207,36 @@ class LiveRoutes:
             return True
 
     def _run(self) -> None:
-        while not self._wake.wait(self._interval):
+        watch = getattr(self.source, "watch", None)
+        if watch is not None:
+            name = f"tenancy-watch {self.source.name}"
+            threading.Thread(target=watch, args=(self.hurry, lambda: self._closed), name=name, daemon=True).start()
+        while not self._closed:
+            self._wake.wait(self._pause())
+            self._wake.clear()
             self.refresh()
+            time.sleep(_SHORTEST_PAUSE)  # whoever holds records hurries us with every poll
+
+    def _pause(self) -> float:
+        lease = None if self._view is None else self._view.table.lease
+        return self._interval if lease is None else lease * _READS_IN_A_LEASE
+
+
+# Three in a lease: one that fails or is slow is made good by the next.
+_READS_IN_A_LEASE = 0.3
+_SHORTEST_PAUSE = 0.02
+
+
+def _check_later(table: RouteTable, seen: RouteTable, name: str) -> None:
+    """
+    Make sure that a table is a later one than what was seen: a store that was put back to an earlier time would have records handled anew.
+    """
+    if seen.id and (table.id != seen.id or table.version < seen.version):
+        raise RouteSourceError(
+            f"{name} holds table {table.id or 'without a name'}, version {table.version}, where table {seen.id}, version {seen.version}, "
+            "was seen before: it was put back, or is another one. Nothing that has a routing key is decided by it; restart the consumers "
+            "once it is certain which table is the right one"
+        )
 
 
 _opened: dict[str, LiveRoutes] = {}
@@ -215,7 +267,7 @@ def open_routes(url: str) -> LiveRoutes:
     with _opening:
         found = _opened.get(url)
         if found is None:
-            scheme = url.partition(":")[0]
+            scheme = url.partition(":")[0].partition("+")[0]
             if ":" not in url or scheme not in _SCHEMES:
                 raise ConfigurationError(
                     f"routes (TENANCY_ROUTES) is {url!r}; use a URL whose scheme is one of {', '.join(sorted(_SCHEMES))}, such as "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import InvalidRoutingKeyError, RouteSourceError
 from ..key import RoutingKey
 from ..naming import is_workload
+from .handover import Handover, State
 
 __all__ = ["Route", "RouteTable", "parse_table"]
 
@@ -39,18 +40,40 @@ class RouteTable:
         routes: At most one for each pair of workload and key.
         workloads: The workloads that exist, forked or not. A workload of a route counts without being named here.
         version: Rises with every change; what the source says, or 0.
+        handovers: Where each key is in its life, where the source says so; a key that is in one has its route by that.
+        lease: Seconds for which what was read may be acted on; None: the source says nothing of positions, so for ever.
+        id: What tells this table from any other; empty where the source has none.
 
     Raises:
         RouteSourceError: If two routes claim one workload and key.
     """
 
-    __slots__ = ("_keys", "_routes", "_workloads", "version")
+    __slots__ = ("_handovers", "_keys", "_routes", "_workloads", "id", "lease", "version")
 
-    def __init__(self, routes: Iterable[Route] = (), *, workloads: Iterable[str] = (), version: int = 0) -> None:
+    def __init__(
+        self,
+        routes: Iterable[Route] = (),
+        *,
+        workloads: Iterable[str] = (),
+        version: int = 0,
+        handovers: Iterable[Handover] = (),
+        lease: float | None = None,
+        id: str = "",  # noqa: A002 - what it is called everywhere
+    ) -> None:
         self.version = version
+        self.lease = lease
+        self.id = id
+        self._handovers: dict[str, dict[RoutingKey, Handover]] = {}
         self._routes: dict[str, dict[RoutingKey, Route]] = {}
         self._keys: set[RoutingKey] = set()
-        for route in routes:
+        live = []
+        for row in handovers:
+            self._handovers.setdefault(row.workload, {})[row.key] = row
+            if row.state is not State.NONE:
+                self._keys.add(row.key)
+            if row.state in (State.ACTIVE, State.DELETING):
+                live.append(Route(row.workload, row.key, row.sandbox, row.epoch))
+        for route in (*routes, *live):
             forks = self._routes.setdefault(route.workload, {})
             other = forks.get(route.key)
             if other is not None:
@@ -60,7 +83,7 @@ class RouteTable:
                 )
             forks[route.key] = route
             self._keys.add(route.key)
-        self._workloads = frozenset(workloads) | self._routes.keys()
+        self._workloads = frozenset(workloads) | self._routes.keys() | self._handovers.keys()
 
     def route(self, workload: str, key: RoutingKey) -> Route | None:
         """
@@ -69,9 +92,23 @@ class RouteTable:
         forks = self._routes.get(workload)
         return None if forks is None else forks.get(key)
 
+    def handover(self, workload: str, key: RoutingKey) -> Handover | None:
+        """
+        Return the lives of *key* on *workload*, or None where it never had one.
+        """
+        rows = self._handovers.get(workload)
+        return None if rows is None else rows.get(key)
+
+    def handovers(self, workload: str | None = None) -> Iterator[Handover]:
+        """
+        Return the lives of all keys on a workload, or on all of them.
+        """
+        for rows in self._handovers.values() if workload is None else (self._handovers.get(workload, {}),):
+            yield from rows.values()
+
     def knows(self, key: RoutingKey) -> bool:
         """
-        Return whether any workload is forked under *key*.
+        Return whether any workload is forked under *key*, or is about to be, or is not yet rid of it.
         """
         return key in self._keys
 

@@ -21,6 +21,8 @@ class Action(str, Enum):
 
     OWN = "own"
     SKIP = "skip"
+    #: Set it aside: it cannot be said yet whose it is.
+    HOLD = "hold"
 
 
 class Verdict(NamedTuple):

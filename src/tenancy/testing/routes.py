@@ -101,7 +101,7 @@ class MemoryRoutes(LiveRoutes):
         """
         self._memory.clear()
         with self._lock:
-            self._table = self._mark = self._error = self._process = None
+            self._view = self._mark = self._error = self._process = None
 
     def lose(self, reason: str = "the connection was refused") -> None:
         """
