@@ -18,7 +18,8 @@ __all__ = ["Claim", "Cuts", "Epoch", "Handover", "State", "cut"]
 Cuts = Mapping[str, tuple[int, ...]]
 
 
-_NOTHING: Cuts = MappingProxyType({})
+_NO_IDS: Mapping[str, str] = MappingProxyType({})
+_NO_PROGRESS: Mapping[str, Cuts] = MappingProxyType({})
 _NO_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
@@ -50,12 +51,14 @@ class Epoch(NamedTuple):
         sandbox: Who had it.
         start: The offsets from which on they are the sandbox's; of a topic that is not there nothing is.
         end: The offsets from which on they are the sandbox's no longer; None while that is not settled.
+        ids: What the broker calls each topic for itself; one that was made again has another.
     """
 
     number: int
     sandbox: str
     start: Cuts
     end: Cuts | None = None
+    ids: Mapping[str, str] = _NO_IDS
 
 
 class Claim(NamedTuple):
@@ -90,7 +93,7 @@ class Handover(NamedTuple):
         version: That of the store's table when this was written; 0: it is not in a store.
         groups: The consumer groups of the baseline with their topics, as far as they are known.
         claimant: The gap reader that is at work; empty: none.
-        progress: How far gap readers are: offsets before which everything is settled.
+        progress: How far gap readers are, by group of the baseline: offsets before which everything is settled.
         late: What the baseline does with records that come after the end: it handles them (``baseline``) or nobody does (``drop``).
     """
 
@@ -104,7 +107,7 @@ class Handover(NamedTuple):
     version: int = 0
     groups: Mapping[str, tuple[str, ...]] = _NO_GROUPS
     claimant: str = ""
-    progress: Cuts = _NOTHING
+    progress: Mapping[str, Cuts] = _NO_PROGRESS
     late: str = "baseline"
 
     @property

@@ -35,10 +35,13 @@ def put_handover(row: Handover) -> Put:
         "epoch": row.epoch,
         "sandbox": row.sandbox,
         "generation": row.generation,
-        "epochs": [{**epoch._asdict(), "start": _plain(epoch.start), "end": _plain(epoch.end)} for epoch in row.epochs],
+        "epochs": [
+            {**epoch._asdict(), "start": _plain(epoch.start), "end": _plain(epoch.end), "ids": dict(epoch.ids)}
+            for epoch in row.epochs
+        ],
         "groups": {group: list(topics) for group, topics in row.groups.items()},
         "claimant": row.claimant,
-        "progress": _plain(row.progress),
+        "progress": {group: _plain(cuts) for group, cuts in row.progress.items()},
         "late": row.late,
     }
     return Put(handover_name(row.workload, row.key), document, row.version)
@@ -127,14 +130,20 @@ def _handover(document: Mapping[str, Any], version: int) -> Handover:
         version=version,
         groups={group: tuple(topics) for group, topics in document["groups"].items()},
         claimant=str(document["claimant"]),
-        progress=_cuts(document["progress"]),
+        progress={group: _cuts(cuts) for group, cuts in document["progress"].items()},
         late=str(document["late"]),
     )
 
 
 def _epoch(entry: Mapping[str, Any]) -> Epoch:
     end = entry["end"]
-    return Epoch(int(entry["number"]), str(entry["sandbox"]), _cuts(entry["start"]), None if end is None else _cuts(end))
+    return Epoch(
+        number=int(entry["number"]),
+        sandbox=str(entry["sandbox"]),
+        start=_cuts(entry["start"]),
+        end=None if end is None else _cuts(end),
+        ids={topic: str(name) for topic, name in entry["ids"].items()},
+    )
 
 
 def _cuts(offsets: Mapping[str, Any]) -> Cuts:
