@@ -245,6 +245,34 @@ urlpatterns = []
     assert not any("aiohttp client" in finding["about"] for finding in ran.report["findings"])
 
 
+@pytest.mark.parametrize(
+    ("library", "source", "module"),
+    [
+        ("flask", "app = flask.Flask('x')", "flask"),
+        ("django", "app = get_wsgi_application()", "django"),
+        ("aiohttp.web", "app = web.Application()", "aiohttp_server"),
+        ("fastapi", "app = fastapi.FastAPI()", "fastapi"),
+    ],
+)
+def test_frameworks_that_are_switched_on(tmp_path: Path, library: str, source: str, module: str) -> None:
+    """An application that gets ours at its first request names who has seen to that, in JSON as in words."""
+    (tmp_path / "shop.py").write_text(
+        f"""
+import django.conf, fastapi, flask, tenancy
+from aiohttp import web
+django.conf.settings.configure(MIDDLEWARE=[], ROOT_URLCONF=__name__, SECRET_KEY="x")
+from django.core.wsgi import get_wsgi_application
+urlpatterns = []
+tenancy.instrument({library!r})
+{source}
+"""
+    )
+    ran = doctor("--app", "shop:app", cwd=tmp_path)
+    assert ran.report["application"]["tenancy"] == [f"tenancy.http.{module}.instrument"]
+    shown = run(*DOCTOR, "--app", "shop:app", cwd=tmp_path).out
+    assert "ours comes with the first request, by tenancy.instrument()" in " ".join(shown.split())
+
+
 @pytest.mark.parametrize("middleware", ["", "app = TenancyMiddleware(app)"])
 def test_an_application_of_no_known_framework(tmp_path: Path, middleware: str) -> None:
     """Middleware of ours has to stand around it, since nothing else can know it."""
@@ -280,6 +308,49 @@ def test_an_application_that_cannot_be_imported(tmp_path: Path) -> None:
     assert (ran.status, "not-switched-on" in ran.codes) == (1, False)
     missing = doctor("--import", "no.such.module", cwd=tmp_path)
     assert "PYTHONPATH" in missing.finding("application-failed")["do"]
+
+
+def test_an_attribute_that_is_not_there(tmp_path: Path) -> None:
+    """What in the module looks like an application, or makes one, is named in its place; where nothing does, what to write."""
+    (tmp_path / "shop.py").write_text(
+        """
+import fastapi, flask
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.security import OAuth2PasswordBearer
+from flask import request
+from unittest.mock import MagicMock
+router, scheme, mock, _private = APIRouter(), OAuth2PasswordBearer("x"), MagicMock(), FastAPI()
+service = FastAPI()
+legacy = flask.Flask("x")
+def create_app(): ...
+def create_apple(): ...
+"""
+    )
+    for attribute in ("app", "service.inner", "create_it()"):
+        finding = doctor("--app", f"shop:{attribute}", cwd=tmp_path).finding("application-failed")
+        assert f"has no '{attribute.removesuffix('()')}'" in finding["says"]
+        assert finding["do"] == "--app shop:service or --app shop:legacy or --app 'shop:create_app()'"
+    (tmp_path / "empty.py").write_text("async def application(scope, receive, send): ...")
+    assert doctor("--app", "empty:app", cwd=tmp_path).finding("application-failed")["do"] == "--app empty:application"
+    (tmp_path / "empty.py").write_text("")
+    ran = doctor("--app", "empty:app", cwd=tmp_path)
+    assert "empty:create_app()" in ran.finding("application-failed")["do"]
+    assert "--import empty" in ran.finding("application-failed")["do"]
+    (tmp_path / "empty.py").write_text("import os\nos.nothing\n")
+    assert "AttributeError" in doctor("--app", "empty:app", cwd=tmp_path).finding("application-failed")["says"]
+
+
+@pytest.mark.parametrize("edge", ["host:preview.example.com", "cookie", "header:host"])
+def test_an_edge_that_looks_nowhere(shop: Path, edge: str) -> None:
+    """The setting has a finding with what to write, and the application that fails by it sends its reader there, naming its own line."""
+    ran = doctor("--app", "shop:app", cwd=shop, TENANCY_EDGE=edge)
+    setting, application = ran.finding("setting-invalid"), ran.finding("application-failed")
+    assert (setting["about"], setting["level"]) == ("TENANCY_EDGE", "error")
+    assert repr(edge) in setting["says"]
+    assert "export TENANCY_EDGE='host:{key}.preview.example.com'" in setting["do"]
+    assert application["do"] == "correct TENANCY_EDGE, or remove it, and run this again"
+    assert "shop.py:3)" in application["says"]
+    assert ran.report["summary"].endswith(application["do"])
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_the_services_answer_as_shown(start: Start, tmp_path: Path) -> None:
 
 
 def test_each_order_has_the_owner_shown(start: Start, tmp_path: Path) -> None:
-    """The baseline and the sandbox, started by the page's commands, each print what the page shows, and no more."""
+    """The baseline and the sandbox, started by the page's commands, print what the page shows and no more; with neither role it refuses."""
     pytest.importorskip("confluent_kafka")
     write_files(QUICKSTART, tmp_path)
     (table,) = blocks(QUICKSTART, "json")
@@ -132,7 +132,9 @@ def test_each_order_has_the_owner_shown(start: Start, tmp_path: Path) -> None:
         assert process.communicate()[0] == ""
 
     refused = start("fulfilment.py", **common)
-    assert "IdentityError" in refused.communicate(timeout=30)[0]
+    last = refused.communicate(timeout=30)[0].strip().splitlines()[-1]
+    assert shown["python fulfilment.py"].splitlines() == ["...", last]
+    assert "IdentityError" in last
 
 
 def test_the_adapter_of_the_page_keeps_the_contract(tmp_path: Path) -> None:

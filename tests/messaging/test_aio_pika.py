@@ -420,6 +420,41 @@ async def test_an_unknown_workload_does_not_spin_either(routes: MemoryRoutes, mo
         await synced(handler)
 
 
+async def test_an_accept_function_that_raises_loses_no_message(
+    routes: MemoryRoutes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message goes back to its queue, not at once, the error is raised and logged once; a caller that acknowledges does it itself."""
+    monkeypatch.setattr(rabbit, "_RETURN_SECONDS", 0.2)
+    become(None)
+    broken = True
+
+    def accept(key: str) -> bool:
+        if broken:
+            raise LookupError("the list of keys is away")
+        return True
+
+    handler = consumer(routes=routes, accept=accept)(seen)
+    message, again, started = message_of("pr-7"), message_of("pr-7"), time.monotonic()
+    results = await asyncio.gather(handler(message), handler(again), return_exceptions=True)
+    assert [repr(result) for result in results] == ["LookupError('the list of keys is away')"] * 2
+    assert time.monotonic() - started >= 0.2
+    assert message.answers == again.answers == [Answer("nack", requeue=True)]
+    assert [record.getMessage().count("the list of keys is away") for record in caplog.records].count(1) == 1
+    assert await handler(message_of("none")) == ("handled", None)
+
+    leaving = consumer(routes=routes, accept=accept, skipped="leave")(seen)
+    left = message_of("pr-7")
+    with pytest.raises(LookupError):
+        async with left.process(requeue=True):
+            await leaving(left)
+    assert left.answers == [Answer("reject", requeue=True)]
+    for unanswerable in (message_of("pr-7", closed=True), message_of("pr-7", no_ack=True)):
+        with pytest.raises(LookupError):
+            await handler(unanswerable)
+    broken = False
+    assert await handler(message_of("pr-7")) == ("handled", "pr-7")
+
+
 # What can be decorated
 
 

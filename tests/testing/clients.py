@@ -28,7 +28,7 @@ Headers = Mapping[str, str]
 
 class Client(NamedTuple):
     """
-    A client: how it asks, which function it ends in, and what instruments it.
+    A client: how it asks, what it is told to be, and what instruments it.
     """
 
     get: Callable[[str, Headers], None]
@@ -88,8 +88,8 @@ def by_aiohttp(url: str, headers: Headers) -> None:
 CLIENTS: dict[str, Client] = {
     "http.client": Client(by_http_client, "http.client", None),
     "urllib": Client(by_urllib, "http.client", "urllib"),
-    "urllib3": Client(by_urllib3, "http.client", "urllib3"),
-    "requests": Client(by_requests, "http.client", "requests"),
+    "urllib3": Client(by_urllib3, "urllib3", "urllib3"),
+    "requests": Client(by_requests, "urllib3", "requests"),
     "httpx": Client(by_httpx, "httpcore", "httpx"),
     "httpx async": Client(by_async_httpx, "httpcore", "httpx"),
     "aiohttp": Client(by_aiohttp, "aiohttp", "aiohttp"),

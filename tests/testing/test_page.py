@@ -33,17 +33,18 @@ def test_they_pass(tmp_path: Path) -> None:
         "shop.py",
         "test_application.py",
         "test_consumers.py",
+        "test_flask.py",
         "test_hops.py",
         "test_key.py",
     ]
-    assert "8 passed" in run(tmp_path)
+    assert "10 passed" in run(tmp_path)
 
 
 def test_they_fail_without_instrumentation(tmp_path: Path) -> None:
     """With the message that the page shows."""
     save(tmp_path, **{'tenancy.instrument("httpx")': "pass"})
     shown = run(tmp_path)
-    assert "2 failed, 6 passed" in shown
+    assert "3 failed, 7 passed" in shown
     (message,) = re.findall(r"^```text\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert _unnumbered(message) in _unnumbered(shown)
 

@@ -274,12 +274,31 @@ def test_a_handler_that_does_not_see_it() -> None:
     assert "with pr-42: was answered by a handler that saw no key" in failure(app, seen=Response.json)
 
 
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        (lambda response: response.text, "something else than a routing key: seen= returned '\"pr-42\"', of type str"),
+        (lambda response: {"key": "pr-42"}, "something else than a routing key: seen= returned {'key': 'pr-42'}, of type dict"),
+        (lambda response: response.text.encode() and b"", "no key: seen= returned b'', of type bytes"),
+        (lambda response: response.text and "pr-7", "pr-7"),
+    ],
+)
+def test_what_seen_returned_is_shown(seen: Callable[[Response], Any], told: str) -> None:
+    """As it is, with its type, where it can be no key: a handler that saw none is another mistake than a function that reads it wrongly."""
+    app = FastAPI()
+    app.add_api_route("/", lambda: tenancy.routing_key())
+    app.add_middleware(TenancyMiddleware)
+    assert f"with pr-42: was answered by a handler that saw {told}\n" in failure(
+        app, seen=lambda response: seen(response) if "pr" in response.text else None
+    )
+
+
 def test_hops_without_the_key(peer: str, instrument: Instrument) -> None:
     """Sent by a bare client, or from a thread that lost it; switched on, they pass, as many as were expected."""
     app = fastapi(lambda: requests.get(peer, timeout=20))
     app.add_middleware(TenancyMiddleware)
     message = failure(app, hops=1)
-    assert f"GET {peer}/, by http.client\n" in message
+    assert f"GET {peer}/, by urllib3\n" in message
     assert "carries no routing key, and the work is pr-42's" in message
     assert_propagates(app, ignore=["127.0.0.1"])
     instrument("requests")

@@ -95,12 +95,7 @@ def _libraries(console: Console, report: Report) -> None:
     _heading(console, "Libraries, as this process has them")
     if report.application is not None:
         added = ", ".join(report.application.tenancy) or "none of ours"
-        on = {
-            library.name.partition(" ")[0]
-            for library in report.libraries
-            if library.role == "server" and library.tenancy.state == "on"
-        }
-        if not report.application.tenancy and not on.isdisjoint(report.application.frameworks):
+        if added.endswith(".instrument"):
             added = "ours comes with the first request, by tenancy.instrument()"
         _pairs(console, [("application", f"{report.application.name}, {report.application.type}; middleware: {added}")])
         console.print()

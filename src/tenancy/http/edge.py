@@ -17,7 +17,7 @@ from ..config import EdgeField, Field, edge_fields
 from ..errors import ConfigurationError
 from ..key import RoutingKey
 
-__all__ = ["Edge", "EdgeRequest", "Resolver"]
+__all__ = ["Edge", "EdgeRequest", "Found", "Resolver"]
 
 _PORT = re.compile(r":[0-9]*\Z")
 
@@ -89,6 +89,28 @@ class EdgeRequest(NamedTuple):
 Resolver = Union[str, EdgeField, Callable[[EdgeRequest], Union[str, None]]]  # noqa: UP007 - evaluated at run time
 
 
+class Found(Reading):
+    """
+    What a request says in a place where the edge looks.
+    """
+
+    #: Where that is, in words.
+    place: str
+
+    @classmethod
+    def at(cls, place: str, reading: Reading) -> Found:
+        """
+        Return what was read, with its place.
+
+        Args:
+            place: The place, such as ``cookie 'routing-key'``.
+            reading: What stands there.
+        """
+        found = cls(*reading)
+        found.place = place
+        return found
+
+
 class Edge:
     """
     Finds the routing key of requests that carry none.
@@ -102,11 +124,9 @@ class Edge:
 
     def __init__(self, resolvers: Iterable[Resolver] | Resolver) -> None:
         entries = edge_fields(resolvers)
-        self._resolvers = tuple(_resolver(entry) for entry in entries)
+        self._resolvers = tuple((_place(entry), _resolver(entry)) for entry in entries)
         #: The request headers on which a response depends, in lower case; the host and the query are part of its address.
         self.vary = tuple(dict.fromkeys(name for entry in entries for name in _vary(entry)))
-        #: Where it is looked, in words.
-        self.places = " or ".join(dict.fromkeys(_place(entry) for entry in entries))
 
     def __bool__(self) -> bool:
         return bool(self._resolvers)
@@ -118,10 +138,10 @@ class Edge:
         Raises:
             ConfigurationError: If a function returns something that is neither text nor None. What a function raises itself is passed on.
         """
-        for resolve in self._resolvers:
+        for place, resolve in self._resolvers:
             reading = resolve(request)
             if reading is not ABSENT:
-                return reading
+                return Found.at(place, reading)
         return ABSENT
 
 

@@ -25,7 +25,7 @@ from ..routes.judge import Judge, judge_if_known
 from ..routes.live import LiveRoutes
 from ..routes.verdict import Verdict
 from ._responses import HeaderPairs, private, served_by
-from .edge import Edge, EdgeRequest, Resolver
+from .edge import Edge, EdgeRequest, Found, Resolver
 
 __all__ = ["OnMalformed", "Reception", "Refusal"]
 
@@ -182,7 +182,7 @@ class Reception:
         admitted = self._admission.decide(reading)
         if admitted.outcome == "malformed" and self._reject:
             annotate_span(None, reason=admitted.reason)
-            return Received(Refusal(400, _malformed(headers, admitted, self._edge.places)))
+            return Received(Refusal(400, _malformed(headers, reading, admitted.reason)))
         recording = get_current_span().is_recording()
         verdict = None if nested else self._verdict(admitted, recording=recording)
         changed = None
@@ -337,17 +337,23 @@ class Reply:
         return self._verdict.reason if self._verdict is not None and admitted.outcome in ("absent", "accepted") else admitted.reason
 
 
-def _malformed(headers: HeaderPairs, admitted: Admitted, elsewhere: str) -> str:
+def _malformed(headers: HeaderPairs, reading: Reading, why: str) -> str:
     """
     The text that tells a caller what is wrong with the key.
     """
-    where = next((field for field in settings().read if codec((field,), ()).read(headers).malformed is not None), None)
-    if where is None:
-        place = elsewhere or "request"
-    else:
-        place = f"header '{where.name}'" if where.kind == "header" else f"member '{where.name}' of the header '{where.kind}'"
-    reason = admitted.reason.replace("<", "\\x3c")  # whatever shows this text, it is no markup
+    place = reading.place if isinstance(reading, Found) else _place(headers)
+    reason = why.replace("<", "\\x3c")  # whatever shows this text, it is no markup
     return (
         f"The routing key in the {place} cannot be used: {reason}. A routing key is 1 to 63 of the characters a-z, 0-9 and '-', beginning "
         f"and ending with a letter or digit, and none of the reserved words {', '.join(sorted(RESERVED))}.\n"
     )
+
+
+def _place(headers: HeaderPairs) -> str:
+    """
+    Where in a request's headers that stands which is no key.
+    """
+    field = next((field for field in settings().read if codec((field,), ()).read(headers).malformed is not None), None)
+    if field is None:
+        return "request"
+    return f"header '{field.name}'" if field.kind == "header" else f"member '{field.name}' of the header '{field.kind}'"

@@ -40,7 +40,8 @@ Binding: TypeAlias = "tuple[AbstractExchange | str, str] | tuple[AbstractExchang
 
 _CURRENT: Any = propagator.CURRENT
 
-# A message that could not be decided on goes back to its queue no sooner than this, and no sooner than `Settings.routes_deadline`.
+# A message that could not be decided on goes back to its queue no sooner than this, and without a table no sooner than
+# `Settings.routes_deadline`.
 _RETURN_SECONDS = 1.0
 
 # Names that this process was given for queues of its own.
@@ -184,6 +185,8 @@ def consumer(
     - An exception of the function is passed on as it is.
     - Where the route table cannot be had, the message goes back to its queue, after the deadline of the settings (at least a second), and
       the error is raised. Await `synced` before consuming, and it cannot happen.
+    - Where a function *accept* raises, nobody knows whose the message is: it goes back to its queue after a second, which is logged once
+      for each kind of error, and the error is raised.
 
     It takes functions, methods, partials and callable objects; the message is the first argument that is one. Where tenancy is switched
     off the function itself is returned.
@@ -247,7 +250,12 @@ def _decorated(
         if gate.waits(message.headers):
             await _synced(gate, message, skipped)
         only_copy = message.exchange == ""
-        decision = gate.decide(message.headers, only_copy=only_copy)
+        try:
+            decision = gate.decide(message.headers, only_copy=only_copy)
+        except Exception as error:
+            _warn_undecided(error)
+            await _give_back(message, skipped, _RETURN_SECONDS)
+            raise
         if decision.owned and not (decision.malformed and malformed == "dead-letter" and not message.processed):
             if decision.verdict.code == "only_copy":
                 _warn_only_copy(decision, message)
@@ -265,17 +273,24 @@ def _decorated(
 
 async def _synced(gate: Gate, message: Any, skipped: str) -> None:
     """
-    Wait for the route table. If that fails, the message was not decided on: it goes back, slowly enough not to spin.
+    Wait for the route table. If that fails, the message was not decided on, and goes back.
     """
     started = time.monotonic()
     try:
         await gate.synced()
     except TenancyError:
         pause = max(_RETURN_SECONDS, settings().routes_deadline)
-        await asyncio.sleep(started + pause - time.monotonic())
-        if skipped == "ack" and not message.processed:
-            await _settle(message.nack(requeue=True))
+        await _give_back(message, skipped, started + pause - time.monotonic())
         raise
+
+
+async def _give_back(message: Any, skipped: str, pause: float) -> None:
+    """
+    Return a message that was not decided on to its queue, slowly enough not to spin; where the caller acknowledges, only be as slow.
+    """
+    await asyncio.sleep(pause)
+    if skipped == "ack" and not message.processed:
+        await _settle(message.nack(requeue=True))
 
 
 async def _settle(answer: Awaitable[None]) -> None:
@@ -286,6 +301,15 @@ async def _settle(answer: Awaitable[None]) -> None:
         await answer
     except (AMQPError, ChannelInvalidStateError, ConnectionError):
         return
+
+
+def _warn_undecided(error: Exception) -> None:
+    warn_once(
+        f"undecided:{type(error).__qualname__}",
+        "aio_pika: whose a message is could not be decided, because the accept function, or what else decides, raised %r. Unless the caller "
+        "acknowledges, the message goes back to its queue, and comes again until that is mended. Further ones are not logged.",
+        error,
+    )
 
 
 def _warn_only_copy(decision: Decision, message: Any) -> None:

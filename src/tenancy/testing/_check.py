@@ -176,7 +176,7 @@ class Check:
         if complete and self._seen is not None:
             told = self._seen(exchange.response)
             if (told or None) != key:
-                self._problem(exchange, f"was answered by a handler that saw {told or 'no key'}")
+                self._problem(exchange, f"was answered by a handler that saw {_shown(told)}")
         return True
 
     def _judge_hops(self, exchange: Exchange) -> None:
@@ -191,6 +191,19 @@ class Check:
 
     def _problem(self, exchange: Exchange, problem: str) -> None:
         self._problems.append(f"{self._request.method} {self._request.path}, {exchange.what}: {problem}")
+
+
+def _shown(told: Any) -> str:
+    """
+    What *seen* returned, in words, and as it is where it is neither a key nor none.
+    """
+    if not told:
+        return (
+            "no key" if told is None or isinstance(told, str) else f"no key: seen= returned {told!r}, of type {type(told).__name__}"
+        )
+    if isinstance(told, str) and RoutingKey.parse(told) is not None:
+        return told
+    return f"something else than a routing key: seen= returned {repr(told)[:200]}, of type {type(told).__name__}"
 
 
 class _Recorder(Hops):

@@ -23,7 +23,7 @@ class Sighting(NamedTuple):
     One hop as its client was about to send it.
 
     Args:
-        client: Whose function it was, such as ``http.client``.
+        client: Whose function or connection it was, such as ``http.client``.
         action: What is asked for, such as ``GET http://orders/stock``.
         destination: The host; for a message its exchange or topic.
         headers: Pairs of name and value, text or bytes.
@@ -155,7 +155,8 @@ def _http_client(connection: Any, *_: Any, **__: Any) -> Sighting | None:
         target = f"{scheme}://{_bracketed(host)}:{port}{target}"
     else:  # in absolute form, to a proxy
         host = urlsplit(target).hostname
-    return _request("http.client", method, target, host, headers)
+    beneath_urllib3 = any(kind.__module__ == "urllib3.connection" for kind in type(connection).__mro__)
+    return _request("urllib3" if beneath_urllib3 else "http.client", method, target, host, headers)
 
 
 def _httpcore(client: str, pool: Any, request: Any) -> Sighting | None:  # noqa: ARG001 - the signature of what it stands before

@@ -31,8 +31,9 @@ class Hop:
     One outbound request, call or message, as its client was about to send it.
 
     Args:
-        client: The innermost client: ``http.client`` (which requests, urllib3 and urllib end in), ``httpcore`` (httpx),
-            ``httpcore2`` (httpx2), ``aiohttp``, ``grpc``, ``grpc.aio``, ``aiormq`` (aio-pika), or ``producer`` for one that was wrapped.
+        client: The innermost client that can be told: ``urllib3`` (which requests ends in, too), ``http.client`` (urllib, and whatever
+            else ends in it), ``httpcore`` (httpx), ``httpcore2`` (httpx2), ``aiohttp``, ``grpc``, ``grpc.aio``, ``aiormq`` (aio-pika),
+            or ``producer`` for one that was wrapped.
         action: What is asked for, such as ``GET http://orders:80/stock``.
         destination: The host, without a port; for a message its exchange or topic.
         headers: All headers as text, names in lower case.

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from ... import instrumentation
 from ...config import Settings
-from .application import import_application, inspect_application, parse_reference
+from .application import covered_by_instrument, import_application, inspect_application, parse_reference
 from .configuration import Configuration, inspect_configuration
 from .coverage import judge_coverage
 from .distributions import Installed, allows, read_installed
@@ -83,7 +83,7 @@ def inspect(modules: tuple[str, ...] = (), application: str | None = None) -> Re
         identity=configuration.identity,
         routes=configuration.routes,
         propagators=propagators,
-        application=seen,
+        application=None if seen is None else covered_by_instrument(seen, libraries),
         libraries=libraries,
     )
     if configuration.settings.enabled:

@@ -4,21 +4,32 @@ The application of the service: imported, so that what it switches on is seen, a
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from itertools import islice
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from ...errors import ConfigurationError
 from .package import working_folder
 from .patching import source_of
-from .report import Application, Finding
+from .report import Application, Finding, Library
 
-__all__ = ["import_application", "inspect_application", "parse_reference", "place_of"]
+__all__ = ["covered_by_instrument", "import_application", "inspect_application", "parse_reference", "place_of"]
 
 _MAX_DEPTH, _MAX_LISTED = 32, 100
+_MAX_NAMED = 5
+# What applications of Starlette, FastAPI, Flask, Quart, aiohttp and Django have, and nothing else of theirs.
+_OF_APPLICATIONS = ("user_middleware", "wsgi_app", "asgi_app", "middlewares", "load_middleware")
+_FACTORY = re.compile(r"(?:create|make|build|get)_(?:wsgi_|asgi_)?app(?:lication)?")
+_VARIABLE = re.compile(r"\bTENANCY_[A-Z_]+")
 
 
 def parse_reference(reference: str) -> tuple[str, str, bool]:
@@ -58,6 +69,7 @@ def import_application(modules: tuple[str, ...], reference: str | None) -> tuple
     if (modules or reference) and folder is not None and str(folder) not in sys.path and "" not in sys.path:
         sys.path.insert(0, str(folder))
     application: Any = None
+    missing = False
     findings: list[Finding] = []
     for name in modules:
         findings += _guarded(name, lambda name=name: import_module(name))
@@ -65,13 +77,18 @@ def import_application(modules: tuple[str, ...], reference: str | None) -> tuple
         module, attribute, call = parse_reference(reference)
 
         def load() -> None:
-            nonlocal application
+            nonlocal application, missing
             found: Any = import_module(module)
             for part in attribute.split("."):
+                missing = not hasattr(found, part)
+                if missing:
+                    return
                 found = getattr(found, part)
             application = found() if call else found
 
         findings += _guarded(reference, load)
+        if missing:
+            findings.append(_missing(reference, module, attribute))
     return application, findings
 
 
@@ -97,6 +114,24 @@ def inspect_application(name: str, application: Any) -> Application:
     return Application(name, _source(type(core)), tuple(frameworks), tuple(dict.fromkeys(ours)), instrumented)
 
 
+def covered_by_instrument(application: Application, libraries: Iterable[Library]) -> Application:
+    """
+    Return an application with what `tenancy.instrument` puts around it at its first request, if nothing of ours is there already.
+
+    Args:
+        application: The application as it was imported.
+        libraries: The libraries, as this process has them.
+    """
+    if application.tenancy:
+        return application
+    on = [
+        f"{library.tenancy.module}.instrument"
+        for library in libraries
+        if library.role == "server" and library.tenancy.state == "on" and library.name.partition(" ")[0] in application.frameworks
+    ]
+    return replace(application, tenancy=tuple(on))
+
+
 def _guarded(name: str, load: Any) -> list[Finding]:
     try:
         load()
@@ -116,8 +151,45 @@ def _guarded(name: str, load: Any) -> list[Finding]:
     return []
 
 
+def _missing(reference: str, module: str, attribute: str) -> Finding:
+    """
+    The finding that a module has no such application, with those that it has.
+    """
+    listed = [f"{module}:{name}" for name in _applications(sys.modules[module])]
+    shown = " or ".join(f"--app '{name}'" if name.endswith(")") else f"--app {name}" for name in listed)
+    return Finding(
+        "error",
+        "application-failed",
+        reference,
+        f"{module} was imported, and has no {attribute!r}",
+        shown
+        or f"name what holds the application in {module}, such as {module}:app or {module}:create_app(); or --import {module}",
+    )
+
+
+def _applications(module: ModuleType) -> list[str]:
+    """
+    The names in a module of what looks like an application, or like a function that makes one.
+    """
+    found = [name for name, value in vars(module).items() if not name.startswith("_") and _is_application(name, value)]
+    found += [f"{name}()" for name, value in vars(module).items() if inspect.isfunction(value) and _FACTORY.fullmatch(name)]
+    return found[:_MAX_NAMED]
+
+
+def _is_application(name: str, value: Any) -> bool:
+    if isinstance(value, (type, ModuleType)) or not callable(value):
+        return False
+    if name in ("app", "application") or type(value).__module__.startswith(("tenancy.http.", "opentelemetry.instrumentation.")):
+        return True
+    # Statically, since proxies and mocks have every attribute.
+    return any(inspect.getattr_static(value, attribute, None) is not None for attribute in _OF_APPLICATIONS)
+
+
 def _remedy(name: str, error: BaseException) -> str:
     module = name.partition(":")[0]
+    variables = [name for name in _VARIABLE.findall(str(error)) if name in os.environ]
+    if isinstance(error, ConfigurationError) and variables:
+        return f"correct {variables[0]}, or remove it, and run this again"
     if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{module}.".startswith(f"{error.name}."):
         return f"run this where {module} can be imported: in the folder that the service starts in, or with its PYTHONPATH"
     return "run this with all that the service needs to start, its environment above all; or mend what it raises"
@@ -127,7 +199,7 @@ def place_of(error: BaseException) -> str:
     """
     The last line of the application's own, rather than of a library that it called.
     """
-    others = ("<frozen", os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__)))
+    others = ("<frozen", os.path.dirname(os.__file__), str(Path(__file__).parents[2]))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

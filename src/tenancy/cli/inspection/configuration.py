@@ -30,6 +30,8 @@ _OFF = Finding(
     "tenancy is switched off here: nothing is patched, middleware is not there, and consumers take every message",
     "nothing, if this is production; else remove it",
 )
+# What a variable can look like whose values have a grammar of their own.
+_EXAMPLES = {"TENANCY_EDGE": "'host:{key}.preview.example.com'", "TENANCY_READ": "signadot"}
 # What is no setting, but is read.
 _OTHERS = ("TENANCY_ROUTE_TABLE", "TENANCY_TEST_", "TENANCY_REQUIRE_", "TENANCY_INSTALL_")
 
@@ -99,7 +101,9 @@ def _settings(environ: Mapping[str, str], findings: list[Finding]) -> tuple[Sett
                     "setting-invalid",
                     variable,
                     f"{error}. Whatever uses tenancy in this environment raises this",
-                    f"correct {variable}, or remove it",
+                    f"export {variable}={_EXAMPLES[variable]}, or the like; or remove it"
+                    if variable in _EXAMPLES
+                    else f"correct {variable}, or remove it",
                 )
             )
         else:

@@ -198,7 +198,8 @@ class Application:
         name: As it was given.
         type: Its class.
         frameworks: The top-level packages of its class and of what that inherits from.
-        tenancy: The classes of this library that stand around it or in its middleware.
+        tenancy: The classes of this library that stand around it or in its middleware; or, where `tenancy.instrument` adds ours at the
+            first request, the function that has switched that on, such as ``tenancy.http.flask.instrument``.
         opentelemetry: Whether OpenTelemetry instruments it.
     """
 
