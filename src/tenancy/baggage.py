@@ -78,6 +78,7 @@ class Codec:
         self._write = write
         self._baggage = tuple(field.name for field in read if field.kind == "baggage")
         self._only = self._baggage[0] if len(self._baggage) == 1 else ""
+        self._only_bytes = self._only.encode()  # empty, and so in every value, where there are several
         self._assigned = f"{self._only}="
         self._plain = len(write) == 1 and write[0].kind == "baggage" and bool(self._only)
         self._tracestate = tuple(field.name for field in read if field.kind == "tracestate")
@@ -124,6 +125,21 @@ class Codec:
             else:
                 values.extend(_values(_named(raw, field.name, decode=field.kind == "baggage")))
         return _reading(values)
+
+    def absent(self, headers: Sequence[Any]) -> bool:
+        """
+        Return whether pairs of text and bytes surely name no key; where it returns False, `read` them.
+
+        Args:
+            headers: Headers as a client of Kafka has them.
+        """
+        passed, only = self._passed, self._only_bytes
+        for name, value in headers:
+            if name in passed:
+                continue
+            if name != "baggage" or type(value) is not bytes or only in value or b"%" in value:
+                return False
+        return True
 
     def ours(self, headers: Sequence[Any]) -> Sequence[Any]:
         """

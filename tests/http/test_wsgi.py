@@ -994,7 +994,7 @@ def test_the_table_is_followed_from_the_start() -> None:
     table = LiveRoutes(source, interval=0.01)
     inner = Inner()
     app = TenancyMiddleware(inner, routes=table)
-    assert table._table is not None
+    assert table._view is not None
     source.keys = ("pr-42",)
     end = time.monotonic() + 5
     while inner.keys[-1:] != ["pr-42"]:

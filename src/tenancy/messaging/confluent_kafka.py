@@ -24,11 +24,13 @@ from ..key import RoutingKey
 from ..observe import count, warn_once
 from ..routes import LiveRoutes
 from ._gate import Gate, checked, disguised, find_message, gate_of, own_name
+from .kafka.confluent import SelectiveConsumer
+from .kafka.selection import HoldLimit
 
 with extra("kafka", "confluent_kafka"):
     from confluent_kafka import Message
 
-__all__ = ["Headers", "consumer", "group_id", "inject", "synced", "wait_synced"]
+__all__ = ["Headers", "HoldLimit", "SelectiveConsumer", "consumer", "group_id", "inject", "synced", "wait_synced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -40,7 +40,7 @@ class View(NamedTuple):
 
     Args:
         table: The table.
-        taken: When the read was begun, by `now`.
+        taken: When the read was begun, by the clock of this module.
     """
 
     table: RouteTable

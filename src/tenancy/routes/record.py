@@ -69,14 +69,15 @@ def decide_record(key: RoutingKey | None, position: Position, reader: Reader, ta
 
 def is_reading(reader: Reader, table: RouteTable) -> bool:
     """
-    Return whether a sandbox's consumer may be a member of its group: it has a key to read for, and none that a gap reader reads in its place.
+    Return whether a sandbox's consumer may be a member of its group: it has a key to read for, of which it is known where that begins, and
+    none that a gap reader reads in its place.
 
     Args:
         reader: The sandbox's reader.
         table: The route table as last read.
     """
     states = {row.state for row in table.handovers(reader.identity.workload) if _is_mine(row, reader)}
-    return bool(states - {State.NONE}) and State.RECLAIMING not in states
+    return not states.isdisjoint({State.ACTIVE, State.DELETING, State.DRAINING}) and State.RECLAIMING not in states
 
 
 def _for_baseline(key: RoutingKey, position: Position, identity: Identity, row: Handover | None, fresh: bool) -> Verdict:

@@ -50,6 +50,13 @@ class Verdict(NamedTuple):
         """
         return self.action is Action.OWN
 
+    @property
+    def held(self) -> bool:
+        """
+        Whether it cannot be said yet whose the work is.
+        """
+        return self.action is Action.HOLD
+
 
 def decide(key: RoutingKey | None, identity: Identity, table: RouteTable | None) -> Verdict:
     """

@@ -1,0 +1,161 @@
+"""
+The gap reader: handles what a sandbox has left, in its place, outside of any group and with progress of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ..._optional import extra
+from ...context import attached, with_key
+from ...errors import ConflictError, HandoverError
+from ...propagator import read
+from ...routes.handover import Handover
+from ...routes.lease import now
+from ...routes.lives import gap, record_progress
+from ...routes.stores import RouteStore, put_handover, table_of
+from .broker import KafkaBroker
+from .groups import group_name
+
+with extra("kafka", "confluent_kafka"):
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition
+    from confluent_kafka.cimpl import Consumer
+
+__all__ = ["GapReader", "Remaining"]
+
+#: What becomes of what a sandbox has left: nobody handles it, or a function does, in the baseline's place, message by message.
+Remaining = Literal["drop"] | Callable[[Any], Any]
+
+_NOTE_EVERY = 1.0
+
+
+class GapReader:
+    """
+    Handles what is left of one key on one workload.
+
+    Args:
+        kafka: The Kafka cluster.
+        store: The route store.
+        row: The lives of the key, which is being reclaimed.
+        name: By what this reader is known as the claimant.
+        remaining: What becomes of each message.
+        tell: Is told what is going on.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaBroker,
+        store: RouteStore,
+        row: Handover,
+        name: str,
+        remaining: Remaining,
+        *,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._kafka = kafka
+        self._store = store
+        self._row = row
+        self._name = name
+        self._remaining = remaining
+        self._tell = tell
+        #: How many messages were dropped, and how many handled.
+        self.dropped = 0
+        self.handled = 0
+
+    def run(self, end: float) -> bool:
+        """
+        Handle all of it, and return whether that is done; if not, another reader has taken its place.
+
+        Args:
+            end: When to give up, by the clock of the lease.
+
+        Raises:
+            HandoverError: If it took too long, or Kafka does not answer.
+        """
+        topics = self._kafka.topics(name for names in self._row.groups.values() for name in names)
+        for base in self._row.groups:
+            committed = self._kafka.committed(group_name(base, self._row.sandbox, self._row.generation), topics)
+            left = gap(self._row, base, committed, self._kafka.log_starts(topics))
+            try:
+                self._read(base, left, end)
+            except ConflictError:
+                return False
+            except KafkaException as error:
+                raise HandoverError(f"what is left of {self._row.key} could not be read: {error}; run the same again") from error
+        if self.dropped:
+            logging.getLogger("tenancy").warning(
+                "%d messages of %s on %s were dropped: sandbox %s had not handled them", self.dropped, self._row.key, self._row.workload,
+                self._row.sandbox,
+            )  # fmt: skip
+        return True
+
+    def _read(self, base: str, left: dict[tuple[str, int], tuple[int, int]], end: float) -> None:
+        if not left:
+            return
+        # Its group is never joined and nothing is committed there; the client wants a name.
+        consumer = Consumer(
+            {
+                **self._kafka.config,
+                "group.id": f"{base}.gap",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+            }
+        )
+        try:
+            consumer.assign([TopicPartition(topic, partition, start) for (topic, partition), (start, _) in left.items()])
+            positions = {place: start for place, (start, _) in left.items()}
+            noted = now()
+            while any(positions[place] < stop for place, (_, stop) in left.items()):
+                if now() >= end:
+                    raise HandoverError(f"what is left of {self._row.key} on {self._row.workload} was not handled by the deadline")
+                message: Any = consumer.poll(0.2)
+                if message is None:
+                    continue
+                place = (message.topic(), message.partition())
+                error = message.error()
+                if error is not None:
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise KafkaException(error)
+                    # Whatever is still before the cut cannot be read any more, or was never a record.
+                    positions[place] = left[place][1]
+                elif message.offset() >= left[place][1]:
+                    positions[place] = left[place][1]
+                else:
+                    handled = self._settle(message)
+                    positions[place] = message.offset() + 1
+                    if not handled and now() - noted < _NOTE_EVERY:
+                        continue
+                self._note(base, place, positions[place])
+                noted = now()
+        finally:
+            consumer.close()
+
+    def _settle(self, message: Any) -> bool:
+        if read(message.headers(), adapter="gap").key != self._row.key:
+            return False
+        if self._remaining == "drop":
+            self.dropped += 1
+            return False
+        self._check_claim()
+        with attached(with_key(self._row.key)):
+            self._remaining(message)
+        self.handled += 1
+        return True
+
+    def _check_claim(self) -> None:
+        """
+        Make sure that nobody else has taken our place, who would handle the same.
+        """
+        row = table_of(self._store.snapshot(), origin=self._store.name).handover(self._row.workload, self._row.key)
+        if row is None or row.claimant != self._name or row.epoch != self._row.epoch:
+            raise ConflictError(f"what is left of {self._row.key} on {self._row.workload} is handled by somebody else now")
+        self._row = row
+
+    def _note(self, base: str, place: tuple[str, int], offset: int) -> None:
+        row = record_progress(self._row, self._name, base, *place, offset)
+        version = self._store.write([put_handover(row)])
+        self._row = row._replace(version=version)
+        self._tell(f"{self.handled} handled and {self.dropped} dropped of what sandbox {row.sandbox} has left")

@@ -1,0 +1,374 @@
+"""
+The controller: takes the steps in the life of keys, and waits between them until nobody acts on what was before.
+
+It remembers nothing but what is in the route store. Whoever finds a life half-way goes on with it, after a lease of his own.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from ..errors import ConflictError, HandoverError, RouteSourceError
+from ..key import RoutingKey
+from ..messaging.kafka.broker import BrokerError, GroupMember, KafkaBroker, Topic
+from ..messaging.kafka.gap import GapReader, Remaining
+from ..messaging.kafka.groups import group_name
+from ..naming import is_workload
+from ..routes import Handover, RouteTable, State
+from ..routes.lease import now, outwait
+from ..routes.lives import abandon, activate, begin_create, begin_delete, claim_gap, drain, finish, is_drained, replace_reader
+from ..routes.stores import Member, RouteStore, put_handover, put_workload, table_of
+
+__all__ = ["Controller", "Fork", "Progress"]
+
+T = TypeVar("T")
+
+_LOOK_EVERY = 0.2
+
+
+class Fork(NamedTuple):
+    """
+    What a sandbox forks.
+
+    Args:
+        workload: The workload, ``namespace/name``.
+        key: The routing key under which.
+        groups: The consumer groups in which the baseline of this workload reads Kafka, each with its topics. None: those that its running
+            instances have registered.
+    """
+
+    workload: str
+    key: RoutingKey | str
+    groups: Mapping[str, Sequence[str]] | None = None
+
+
+class Progress(NamedTuple):
+    """
+    Where the work on one key and workload is.
+
+    Args:
+        workload: The workload.
+        key: The key.
+        state: Where in its life the key is.
+        waiting: What is being waited for, in words; empty: nothing.
+    """
+
+    workload: str
+    key: RoutingKey
+    state: State
+    waiting: str = ""
+
+
+class Controller:
+    """
+    Creates and deletes sandboxes.
+
+    Args:
+        store: The route store.
+        kafka: The Kafka cluster; None: no workload reads from one.
+        progress: Is called whenever something changes.
+        sleep: How to wait.
+    """
+
+    def __init__(
+        self,
+        store: RouteStore,
+        kafka: KafkaBroker | None = None,
+        *,
+        progress: Callable[[Progress], None] = lambda _: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store = store
+        self._kafka = kafka
+        self._progress = progress
+        self._sleep = sleep
+        #: By what it is known as a gap reader.
+        self.name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        # When nobody acts any more on what was before the row that is known here, by the row's version.
+        self._settled: dict[tuple[str, RoutingKey], tuple[int, float]] = {}
+        self._told: dict[tuple[str, RoutingKey], Progress] = {}
+
+    def create(self, sandbox: str, forks: Iterable[Fork], *, deadline: float = 120.0, late: str = "baseline") -> list[Handover]:
+        """
+        Hand keys to a sandbox; what is half done is gone on with, and what is done stays.
+
+        Args:
+            sandbox: The sandbox's name.
+            forks: What it forks.
+            deadline: Seconds after which to give up; what is there then stays, visible, and can be resumed or deleted.
+            late: What the baseline does with records that come after the sandbox is gone: ``baseline`` handles them, ``drop`` drops them.
+
+        Returns:
+            The lives, all of them active.
+
+        Raises:
+            HandoverError: If a key is another sandbox's, if a member of a baseline's group does not know of tenancy, or at the deadline.
+        """
+        sandbox = RoutingKey(sandbox)
+        wanted = [_checked(fork) for fork in forks]
+        if late not in ("baseline", "drop"):
+            raise HandoverError(f"late is {late!r}; use 'baseline' or 'drop'")
+        end = now() + deadline
+        for fork in wanted:
+            self._begin(sandbox, fork, late, end)
+        return [self._create(sandbox, fork, end) for fork in wanted]
+
+    def delete(
+        self, sandbox: str, *, deadline: float = 120.0, drain: float | None = None, remaining: Remaining = "drop"
+    ) -> list[Handover]:
+        """
+        Take all keys back from a sandbox: it handles what came before, the baseline what comes after.
+
+        Args:
+            sandbox: The sandbox's name.
+            deadline: Seconds after which to give up; what is there then stays, visible, and can be resumed.
+            drain: Seconds that the sandbox has to handle what is its own, of these; default half of them.
+            remaining: What becomes of what it does not handle in time: nobody does (``drop``), or a function gets each message.
+
+        Returns:
+            The lives, all of them ended.
+
+        Raises:
+            HandoverError: At the deadline, or if the sandbox's group has members that do not leave it.
+        """
+        end = now() + deadline
+        drained_by = end - deadline + (deadline / 2 if drain is None else drain)
+        rows = self._retried(lambda: self.status(sandbox), end)
+        for row in rows:  # all at once, so that they wait together
+            if row.state is State.ACTIVE:
+                self._write(begin_delete(row))
+        return [self._delete(row, end, drained_by, remaining) for row in rows]
+
+    def status(self, sandbox: str | None = None) -> list[Handover]:
+        """
+        Return the lives of all keys of a sandbox, or of all sandboxes.
+        """
+        return [row for row in self._table().handovers() if sandbox is None or row.sandbox == sandbox]
+
+    # The steps
+
+    def _begin(self, sandbox: str, fork: Fork, late: str, end: float) -> None:
+        def step() -> bool:
+            table = self._table()
+            row = table.handover(fork.workload, RoutingKey(fork.key))
+            if row is not None and row.sandbox == sandbox and row.state in (State.CREATING, State.ACTIVE):
+                return True
+            groups = fork.groups if fork.groups is not None else self._registered(fork.workload)
+            named = {group: tuple(topics) for group, topics in groups.items()}
+            if named and self._kafka is None:
+                raise HandoverError(f"{fork.workload} reads Kafka, and it is not said where that is; give kafka=KafkaBroker(...)")
+            new = begin_create(table.handovers(fork.workload), fork.workload, RoutingKey(fork.key), sandbox, named, late=late)
+            return self._write(new, workload=fork.workload not in table.workloads)
+
+        while not self._retried(step, end):
+            pass
+
+    def _create(self, sandbox: str, fork: Fork, end: float) -> Handover:
+        def step() -> Handover | None:
+            row = self._row(fork.workload, RoutingKey(fork.key))
+            if row.sandbox != sandbox or row.state not in (State.CREATING, State.ACTIVE):
+                raise HandoverError(
+                    f"{row.key} on {row.workload} is {row.state.value} for sandbox {row.sandbox or 'nobody'}: somebody else has gone on "
+                    "with it"
+                )
+            if row.state is State.ACTIVE:
+                self._tell(row)
+                return row
+            self._wait_settled(row, end)
+            self._wait_members(row, end)
+            topics = self._topics(row)
+            missing = sorted({name for names in row.groups.values() for name in names} - topics.keys())
+            if missing:
+                raise HandoverError(
+                    f"Kafka has no topic {', '.join(missing)}, which {row.workload} is said to read; create it first"
+                )
+            ids = {name: topic.id for name, topic in topics.items()}
+            self._write(activate(row, self._kafka.log_ends(topics) if self._kafka else {}, ids))
+            return None
+
+        while (done := self._retried(step, end)) is None:
+            pass
+        return done
+
+    def _delete(self, first: Handover, end: float, drained_by: float, remaining: Remaining) -> Handover:
+        def step() -> Handover | None:
+            row = self._row(first.workload, first.key)
+            if row.state is State.NONE or row.epoch != first.epoch:
+                self._tell(row)
+                self._delete_groups(first, end)
+                return row
+            if row.state is State.CREATING:
+                self._write(abandon(row))
+            elif row.state is State.ACTIVE:
+                self._write(begin_delete(row))
+            elif row.state is State.DELETING:
+                self._wait_settled(row, end)
+                self._write(drain(row, self._kafka.log_ends(self._topics(row)) if self._kafka else {}))
+            elif row.state is State.DRAINING:
+                if self._is_drained(row):
+                    self._write(finish(row))
+                elif now() >= drained_by:
+                    self._write(replace_reader(row, self.name))
+                else:
+                    self._pause(row, f"sandbox {row.sandbox} to handle what came before the end", end)
+            else:
+                self._reclaim(row, end, remaining)
+            return None
+
+        while (done := self._retried(step, end)) is None:
+            pass
+        return done
+
+    def _retried(self, step: Callable[[], T], end: float) -> T:
+        """
+        Take a step, again and again while the store or the broker cannot be had: each begins with what is in the store.
+        """
+        while True:
+            try:
+                return step()
+            except (RouteSourceError, BrokerError):
+                if now() >= end:
+                    raise
+                self._sleep(_LOOK_EVERY)
+
+    def _reclaim(self, row: Handover, end: float, remaining: Remaining) -> None:
+        if row.claimant != self.name:
+            # Of somebody who may still be at work; his next note of progress fails.
+            self._write(claim_gap(row, self.name))
+            return
+        self._wait_settled(row, end)
+        assert self._kafka is not None or not row.groups  # noqa: S101 - without Kafka nothing is left to read
+        for base in row.groups:
+            group = group_name(base, row.sandbox, row.generation)
+            while members := self._members(group):
+                named = ", ".join(map(str, members))
+                self._pause(row, f"the members of {group} to leave it, since they might still handle something: {named}", end)
+        if self._kafka is not None:
+            reader = GapReader(self._kafka, self._store, row, self.name, remaining, tell=lambda text: self._tell(row, text))
+            if not reader.run(end):
+                return
+        self._write(finish(self._row(row.workload, row.key)))
+
+    def _is_drained(self, row: Handover) -> bool:
+        if self._kafka is None or not row.groups:
+            return True
+        topics = self._topics(row)
+        committed = {base: self._kafka.committed(group_name(base, row.sandbox, row.generation), topics) for base in row.groups}
+        return is_drained(row, committed, self._kafka.log_starts(topics))
+
+    def _delete_groups(self, row: Handover, end: float) -> None:
+        living = [
+            other
+            for other in self._table().handovers(row.workload)
+            if other.sandbox == row.sandbox and other.generation == row.generation and other.state is not State.NONE
+        ]
+        if self._kafka is None or living:
+            return
+        for base in row.groups:
+            group = group_name(base, row.sandbox, row.generation)
+            while self._members(group):
+                self._pause(row, f"the members of {group} to leave it", end)
+            self._kafka.delete_group(group)
+
+    # Waiting
+
+    def _wait_settled(self, row: Handover, end: float) -> None:
+        """
+        Wait until nobody acts on what was before a row any more.
+        """
+        lease = self._store.head().lease
+        version, since = self._settled.get((row.workload, row.key), (-1, 0.0))
+        if version != row.version:
+            # Somebody else wrote it; it is as old as our looking at it.
+            since = now()
+            self._settled[row.workload, row.key] = (row.version, since)
+        until = since + outwait(lease)
+        while (left := until - now()) > 0:
+            self._pause(row, f"{left:.0f} s, until nobody acts on what was before", end, at_most=left)
+
+    def _wait_members(self, row: Handover, end: float) -> None:
+        """
+        Wait until every member of the baseline's groups is one that knows of tenancy.
+        """
+        for group in row.groups:
+            while True:
+                known = {member.member for member in self._store.members(row.workload)}
+                strangers = [member for member in self._members(group) if member.id not in known]
+                if not strangers:
+                    break
+                named = ", ".join(map(str, strangers))
+                self._pause(
+                    row,
+                    f"members of {group} that are not registered by this library, and would take {row.key}'s records as well: {named}",
+                    end,
+                )
+
+    def _pause(self, row: Handover, what: str, end: float, *, at_most: float = _LOOK_EVERY) -> None:
+        self._tell(row, what)
+        if now() >= end:
+            raise HandoverError(
+                f"{row.key} on {row.workload} is still {row.state.value} for sandbox {row.sandbox} at the deadline, waiting for {what}; "
+                "nothing is lost, and whoever runs this again goes on from here"
+            )
+        self._sleep(min(_LOOK_EVERY, at_most))
+
+    # What others know
+
+    def _table(self) -> RouteTable:
+        return table_of(self._store.snapshot(), origin=self._store.name)
+
+    def _row(self, workload: str, key: RoutingKey) -> Handover:
+        return self._table().handover(workload, key) or Handover(workload, key)
+
+    def _write(self, row: Handover, *, workload: bool = False) -> bool:
+        """
+        Write a row, and return whether that was possible; if not, somebody else was faster.
+        """
+        puts = [put_handover(row), *([put_workload(row.workload)] if workload else [])]
+        try:
+            version = self._store.write(puts)
+        except ConflictError:
+            return False
+        self._settled[row.workload, row.key] = (version, now())
+        self._tell(row)
+        return True
+
+    def _registered(self, workload: str) -> dict[str, Sequence[str]]:
+        sandboxes = {row.sandbox for row in self._table().handovers(workload)}
+        groups: dict[str, set[str]] = {}
+        for member in self._store.members(workload):
+            if not _is_of_sandbox(member, sandboxes):
+                groups.setdefault(member.group, set()).update(member.topics)
+        if not groups and self._kafka is not None:
+            raise HandoverError(
+                f"no running instance of {workload} has registered what it reads from Kafka; start the baseline first, or name its groups "
+                "and topics: --reads GROUP=TOPIC,TOPIC"
+            )
+        return {group: sorted(topics) for group, topics in groups.items()}
+
+    def _topics(self, row: Handover) -> dict[str, Topic]:
+        names = {name for topics in row.groups.values() for name in topics}
+        return self._kafka.topics(names) if self._kafka else {}
+
+    def _members(self, group: str) -> list[GroupMember]:
+        return self._kafka.members(group) if self._kafka else []
+
+    def _tell(self, row: Handover, waiting: str = "") -> None:
+        told = Progress(row.workload, row.key, row.state, waiting)
+        if self._told.get((row.workload, row.key)) != told:
+            self._told[row.workload, row.key] = told
+            self._progress(told)
+
+
+def _checked(fork: Fork) -> Fork:
+    if not is_workload(fork.workload):
+        raise HandoverError(f"{fork.workload!r} is no workload; write namespace/name in lower case, such as shop/orders")
+    return fork._replace(key=RoutingKey(fork.key))
+
+
+def _is_of_sandbox(member: Member, sandboxes: set[str]) -> bool:
+    return any(f".{sandbox}." in f"{member.group}." for sandbox in sandboxes if sandbox)
