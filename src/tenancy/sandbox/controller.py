@@ -199,7 +199,7 @@ class Controller:
             row = self._row(first.workload, first.key)
             if row.state is State.NONE or row.epoch != first.epoch:
                 self._tell(row)
-                self._delete_groups(first, end)
+                self._delete_groups(first._replace(state=State.NONE), end)
                 return row
             if row.state is State.CREATING:
                 self._write(abandon(row))

@@ -568,7 +568,7 @@ class SelectiveConsumer(Consumer):
         for entry in listed:
             self._note(entry)
         try:
-            if self._commits:
+            if self._commits and not selection.draining():
                 super().store_offsets(offsets=listed)
             else:
                 self._commit(offsets=listed, asynchronous=True)

@@ -16,7 +16,7 @@ from ...errors import IdentityError
 from ...key import RoutingKey
 from ...observe import count, key_label, report_malformed, warn_once
 from ...propagator import read
-from ...routes import LiveRoutes, Position, Reader, RouteSource, RouteTable, State, Verdict, View, decide_record
+from ...routes import Handover, LiveRoutes, Position, Reader, RouteSource, RouteTable, State, Verdict, View, decide_record
 from ...routes.admission import Admission
 from ...routes.judge import Judge
 from ...routes.record import is_reading
@@ -150,10 +150,19 @@ class Selection:
         view = self._routes.view()
         if self.baseline or view is None or view.table.lease is None or not view.fresh():
             return False
-        rows = view.table.handovers(self._judge.identity.workload)
+        return all(row.state is State.NONE for row in self._mine(view.table))
+
+    def draining(self) -> bool:
+        """
+        Return whether somebody waits for a sandbox's consumer to commit the last of what is its own.
+        """
+        table = None if self.baseline else self._routes.peek()
+        return table is not None and any(row.state is State.DRAINING for row in self._mine(table))
+
+    def _mine(self, table: RouteTable) -> list[Handover]:
+        rows = table.handovers(self._judge.identity.workload)
         sandbox = self._judge.identity.sandbox
-        mine = [row for row in rows if row.sandbox == sandbox and row.generation == self.reader.generation]
-        return all(row.state is State.NONE for row in mine)
+        return [row for row in rows if row.sandbox == sandbox and row.generation == self.reader.generation]
 
     def reading(self) -> bool:
         """
@@ -172,12 +181,9 @@ class Selection:
         if self.baseline or view is None or view.table.lease is None:
             return None
         starts = []
-        for row in view.table.handovers(self._judge.identity.workload):
+        for row in self._mine(view.table):
             current = row.current
-            mine = row.sandbox == self._judge.identity.sandbox and row.generation == self.reader.generation
-            if mine and row.state is State.CREATING:
-                return None
-            if mine and current is not None and topic in current.start:
+            if current is not None and topic in current.start:
                 offsets = current.start[topic]
                 starts.append(offsets[partition] if partition < len(offsets) else 0)
         return min(starts, default=None)
