@@ -5,8 +5,8 @@ A ``confluent_kafka.Consumer`` that hands on only what this process owns.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ..._optional import extra
@@ -16,24 +16,25 @@ from ...errors import ConfigurationError
 from ...observe import count, warn_once
 from ...propagator import current_codec
 from ...routes import LiveRoutes
+from .confluent_assignment import AssignedConsumer
+from .confluent_config import planned
+from .confluent_offsets import Client, Offsets, behind
 from .registration import Registration
-from .selection import HoldLimit, Partition, Selection
+from .runner import Runner
+from .selection import HoldLimit, Selection
 
 with extra("kafka", "confluent_kafka"):
-    from confluent_kafka import KafkaError, KafkaException, TopicPartition
-    from confluent_kafka.cimpl import Consumer  # not a class that OpenTelemetry's instrumentation has put in its place
+    from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
 
 __all__ = ["SelectiveConsumer"]
 
-_LATEST = {"latest", "largest", "end"}
-_ON = {True, "true", "True", "1", "t"}
 # How long a poll blocks inside the client at most, so that what was set aside is looked at again.
 _STEP = 0.2
 _STORE_EVERY = 1.0
 _FOREVER = float("inf")
 
 
-class SelectiveConsumer(Consumer):
+class SelectiveConsumer(AssignedConsumer):
     """
     A ``confluent_kafka.Consumer`` that yields only the messages that are this process's, and otherwise is one: the same configuration, the
     same methods, the same callbacks.
@@ -71,63 +72,26 @@ class SelectiveConsumer(Consumer):
         hold: HoldLimit | None = None,
         **options: Any,
     ) -> None:
-        given = dict(config)
-        self._selection: Selection | None = None
+        self._selection = None
         if switched_on():
             self._selection = Selection("confluent_kafka", workload=workload, accept=accept, routes=routes, hold=hold)
-            self._prepare(given)
-        super().__init__(given, *args, **options)
+        self._plan = planned(config, self._selection)
+        super().__init__(self._plan.config, *args, **options)
         self._fetch: Callable[[float], Any] = super().poll
         self._fetch_many: Callable[[int, float], list[Any]] = super().consume
-        self._commit: Callable[..., Any] = super().commit
+        self._client = Client(super().assignment, super().position, super().commit, super().store_offsets)
         self._absent = current_codec().absent
         self._closed = False
-
-    def _prepare(self, config: dict[str, Any]) -> None:
-        """
-        Take over from the configuration what is done here instead, and remember it.
-        """
-        selection = self._selected
-        base = config.get("group.id")
-        if not base:
-            raise ConfigurationError(
-                "config has no 'group.id'; give the baseline's consumer group, of which a sandbox's is derived"
-            )
-        config["group.id"] = self._group = selection.join(str(base))
-        if not selection.baseline:
-            reset = config.get("auto.offset.reset")
-            if reset in _LATEST:
-                raise ConfigurationError(
-                    f"config has 'auto.offset.reset': {reset!r}, with which sandbox {selection.reader.identity.sandbox} would lose messages: "
-                    "those between where its key was handed to it and where it joined. Use 'earliest'; it begins at the hand-over, not "
-                    "at the beginning of the topic"
-                )
-            config["auto.offset.reset"] = reset or "earliest"
-        self._commits = config.get("enable.auto.commit", True) in _ON
-        self._stores = config.get("enable.auto.offset.store", True) in _ON
-        config["enable.auto.offset.store"] = False
-        # With cooperative assignors and KIP-848 the assignment is changed step by step.
-        cooperative = "cooperative" in str(config.get("partition.assignment.strategy", ""))
-        self._incremental = cooperative or str(config.get("group.protocol", "")).lower() == "consumer"
-        self._tracking = not (self._commits and self._stores)
-        self._interval = _STORE_EVERY if self._commits else float(config.get("auto.commit.interval.ms", 5000)) / 1000
-        self._next = 0.0
-        self._busy = False
-        self._unkeyed = 0
-        self._pending: list[Any] = []
-        self._batch: list[Any] = []
-        self._subscription: tuple[list[str], dict[str, Any]] | None = None
-        self._subscribed = False
-        self._user_assigned = False
-        self._paused_by_user: set[Partition] = set()
-        self._paused: set[Partition] = set()
-        self._seen: Any = None
-        self._registration = Registration(selection, self._group)
-
-    @property
-    def _selected(self) -> Selection:
-        assert self._selection is not None  # noqa: S101 - asked before
-        return self._selection
+        self._runner = None
+        if self._selection is not None:
+            self._begin()
+            self._offsets = Offsets(self._client, self._selection, self._plan)
+            self._registration = Registration(self._selection, self._plan.group)
+            self._batch = []
+            self._interval = min(self._plan.interval, _STORE_EVERY) if self._plan.commits else self._plan.interval
+            self._next = 0.0
+            self._busy = False
+            self._unkeyed = 0
 
     # Receiving
 
@@ -159,8 +123,8 @@ class SelectiveConsumer(Consumer):
                 else:
                     owned = take(headers, message.topic(), message.partition(), message.offset(), message, len(message))
                 if owned:
-                    if self._tracking:
-                        self._pending.append(message)
+                    if self._offsets.tracking:
+                        self._offsets.pending.append(message)
                     return message
             now = time.monotonic()
             if (self._selection.holding or self._busy or now >= self._next) and (record := self._attend(now)) is not None:
@@ -192,9 +156,9 @@ class SelectiveConsumer(Consumer):
             if len(batch) == num_messages:
                 break
             now = time.monotonic()
-            if batch and not self._tracking:
+            if batch and not self._offsets.tracking:
                 # Not done before the next call, and a rebalance may come first.
-                self._pending = [message for message in batch if message.error() is None]
+                self._offsets.pending = [message for message in batch if message.error() is None]
                 self._busy = True
             if self._selection.holding or now >= self._next:
                 self._collect(now, num_messages)
@@ -232,8 +196,8 @@ class SelectiveConsumer(Consumer):
             elif take(headers, message.topic(), message.partition(), message.offset(), message, len(message)):
                 append(message)
         self._unkeyed += unkeyed
-        if self._tracking:
-            self._pending += [message for message in chosen if message.error() is None]
+        if self._offsets.tracking:
+            self._offsets.pending += [message for message in chosen if message.error() is None]
         return chosen
 
     def __iter__(self) -> Iterator[Any]:
@@ -243,17 +207,28 @@ class SelectiveConsumer(Consumer):
         Raises:
             KafkaException: For an error event, other than the end of a partition.
         """
-        while not self._closed:
+        while (message := self.next_message()) is not None:
+            yield message
+
+    def next_message(self) -> Any:
+        """
+        Return the next message that is this process's, however long that takes; None once there will be none any more.
+
+        Raises:
+            KafkaException: For an error event, other than the end of a partition.
+        """
+        while not (self._closed or (self._runner is not None and self._runner.stopped)):
             message = self.poll(_STEP)
             if message is None:
                 if self.retired:
-                    return
+                    return None
                 continue
             error = message.error()
             if error is None:
-                yield message
-            elif error.code() != KafkaError._PARTITION_EOF:
+                return message
+            if error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
+        return None
 
     def __enter__(self) -> SelectiveConsumer:
         return self
@@ -277,6 +252,54 @@ class SelectiveConsumer(Consumer):
             return attached(with_key(None))
         return attached(with_key(self._selection.context_key(self._selection.key(headers))))
 
+    def run(self, handler: Callable[[Any], Any], *, workers: int = 1) -> None:
+        """
+        Handle messages, each with its routing key current, until `stop` is called, the consumer is closed, or its sandbox is gone.
+
+        A message counts as done, and may be committed, when its handler has returned; with several workers they may end in any order.
+        Before a partition is given up, what runs is waited for. An exception of the handler is raised here, once all that runs has ended;
+        its message is not committed.
+
+        Args:
+            handler: A function of one message.
+            workers: How many run at once, each in a thread; with 1 it is called in this thread.
+
+        Raises:
+            KafkaException: For an error event, other than the end of a partition.
+        """
+        if workers < 1:
+            raise ConfigurationError(f"workers is {workers}; give 1 or more")
+        self._runner = Runner(self, handler, workers)
+        if self._selection is not None:
+            self._offsets.tracking = True
+        try:
+            self._runner.run()
+        finally:
+            self._runner = None
+            if self._selection is not None:
+                self._flush()
+
+    def stop(self) -> None:
+        """
+        End `run`, from a handler, a signal handler or another thread, when what runs has ended.
+        """
+        if self._runner is not None:
+            self._runner.stopped = True
+
+    def settle(self, message: Any) -> None:
+        """
+        Say that one message is done, where several are handled at once and end in any order; what is done is committed in time.
+
+        Args:
+            message: A message that this consumer returned.
+        """
+        if self._selection is not None:
+            self._offsets.settle(message)
+        elif not self._plan.commits:
+            self._client.commit(message=message, asynchronous=True)
+        elif not self._plan.stores:
+            self._client.store_offsets(message=message)
+
     @property
     def retired(self) -> bool:
         """
@@ -289,7 +312,7 @@ class SelectiveConsumer(Consumer):
         """
         The consumer group in which it reads.
         """
-        return self._group
+        return self._plan.group
 
     # Committing
 
@@ -298,138 +321,83 @@ class SelectiveConsumer(Consumer):
         Commit as ``Consumer.commit`` does; what was skipped behind it is committed along, and nothing that was set aside is passed.
         """
         if self._selection is None:
-            return self._commit(**_given(message=message, offsets=offsets, asynchronous=asynchronous))
+            return self._client.commit(**_given(message=message, offsets=offsets, asynchronous=asynchronous))
         if message is None and offsets is None:
-            if self._stores:
-                self._settle_all()
-            listed = self._committable()
+            if self._plan.stores:
+                self._offsets.settle_all()
+            listed = self._offsets.committable()
         else:
-            asked = [_behind(message)] if message is not None else list(offsets or ())
-            listed = self._extended(asked)
+            listed = self._offsets.extended([behind(message)] if message is not None else list(offsets or ()))
         if not listed:
-            return self._commit(asynchronous=asynchronous)  # which says so itself
-        for entry in listed:
-            self._note(entry)
-        return self._commit(offsets=listed, asynchronous=asynchronous)
+            return self._client.commit(asynchronous=asynchronous)  # which says so itself
+        return self._client.commit(offsets=listed, asynchronous=asynchronous)
 
     def store_offsets(self, message: Any = None, offsets: Sequence[Any] | None = None) -> None:
         """
         Store offsets as ``Consumer.store_offsets`` does; what was skipped behind them is stored along.
         """
         if self._selection is None:
-            super().store_offsets(**_given(message=message, offsets=offsets))
+            self._client.store_offsets(**_given(message=message, offsets=offsets))
             return
-        if self._stores:
+        if self._plan.stores:
             raise KafkaException(
                 KafkaError(KafkaError._INVALID_ARG, "store_offsets needs 'enable.auto.offset.store': False in the configuration")
             )
-        listed = self._extended([_behind(message)] if message is not None else list(offsets or ()))
-        for entry in listed:
-            self._note(entry)
-        super().store_offsets(offsets=listed)
+        listed = self._offsets.extended([behind(message)] if message is not None else list(offsets or ()))
+        self._client.store_offsets(offsets=listed)
 
     def position(self, partitions: Sequence[Any]) -> list[Any]:
         """
         Return where to go on after what was handed on so far: the next offset, or that of the first record that was set aside.
         """
-        found: list[Any] = super().position(list(partitions))
+        found = self._client.position(list(partitions))
         if self._selection is not None:
             for entry in found:
-                ledger = self._selection.ledgers.get((entry.topic, entry.partition))
-                waiting = [ledger.held[0].offset] if ledger is not None and ledger.held else []
-                waiting += [offset for place, offset, _ in self._selection.ready if place == (entry.topic, entry.partition)]
-                if waiting and entry.offset > min(waiting):
-                    entry.offset = min(waiting)
+                entry.offset = self._offsets.resumable(entry)
         return found
 
+    @contextmanager
+    def transaction(self, producer: Any, *, timeout: float = 30.0) -> Iterator[None]:
+        """
+        Make what *producer* sends in a block, and the commit of what was handled in it, one transaction: both happen, or none.
+
+        Where the block raises, the transaction is aborted and the consumer goes back to what was committed last. What was skipped is
+        committed within the transaction, too. Give the producer a ``transactional.id`` by `transactional_id`, or a sandbox would fence the
+        baseline; and turn off automatic commits.
+
+        Args:
+            producer: A producer for which ``init_transactions()`` was called.
+            timeout: Seconds that each step of the transaction may take.
+
+        Raises:
+            ConfigurationError: If offsets are committed automatically, which no transaction could undo.
+            KafkaException: If the transaction cannot be committed.
+        """
+        if self._selection is not None and self._plan.commits:
+            raise ConfigurationError(
+                "a transaction commits the offsets itself; set 'enable.auto.commit': False in the consumer's config"
+            )
+        producer.begin_transaction()
+        try:
+            yield
+            positions = [entry for entry in self.position(super().assignment()) if entry.offset >= 0]
+            producer.send_offsets_to_transaction(positions, super().consumer_group_metadata(), timeout)
+            producer.commit_transaction(timeout)
+        except BaseException:
+            producer.abort_transaction(timeout)
+            self._rewind(timeout)
+            raise
+        if self._selection is not None:
+            self._offsets.settle_all()
+
+    def _rewind(self, timeout: float) -> None:
+        for entry in super().committed(super().assignment(), timeout):
+            if entry.offset < 0 and self._selection is not None:
+                start = self._selection.start(entry.topic, entry.partition)
+                entry.offset = OFFSET_BEGINNING if start is None else start
+            self.seek(entry)
+
     # The assignment
-
-    def subscribe(self, topics: list[str], *args: Any, **callbacks: Any) -> None:
-        """
-        Subscribe as ``Consumer.subscribe`` does. A sandbox joins its group once it is settled where its messages begin.
-        """
-        callbacks.update(zip(("on_assign", "on_revoke", "on_lost"), args, strict=False))
-        if self._selection is None:
-            super().subscribe(topics, **callbacks)
-            return
-        self._subscription = (list(topics), {name: call for name, call in callbacks.items() if call is not None})
-        self._subscribed = False
-        self._registration.topics = tuple(topics)
-        self._follow_life()
-
-    def unsubscribe(self) -> None:
-        """
-        Leave the group, having stored what is done.
-        """
-        self._subscription, self._subscribed = None, False
-        if self._selection is not None:
-            self._flush()
-        super().unsubscribe()
-
-    def assign(self, partitions: Sequence[Any]) -> None:
-        """
-        Assign partitions. In a sandbox those without an offset of their own begin at its group's commit, or where its key was handed to it.
-        """
-        if self._selection is None:
-            super().assign(list(partitions))
-            return
-        self._user_assigned = True
-        self._forget(super().assignment())
-        super().assign(list(self._placed(partitions)))
-
-    def incremental_assign(self, partitions: Sequence[Any]) -> None:
-        """
-        Add partitions to the assignment; see `assign`.
-        """
-        if self._selection is None:
-            super().incremental_assign(list(partitions))
-            return
-        self._user_assigned = True
-        super().incremental_assign(list(self._placed(partitions)))
-
-    def unassign(self) -> None:
-        """
-        Give up all partitions.
-        """
-        if self._selection is not None:
-            self._flush()
-            self._forget(super().assignment())
-        super().unassign()
-
-    def incremental_unassign(self, partitions: Sequence[Any]) -> None:
-        """
-        Give up some partitions.
-        """
-        if self._selection is not None:
-            self._flush()
-            self._forget(partitions)
-        super().incremental_unassign(list(partitions))
-
-    def seek(self, partition: Any) -> None:
-        """
-        Go to an offset; what was set aside of the partition is dropped, since it will be read again if it is wanted.
-        """
-        super().seek(partition)
-        if self._selection is not None:
-            self._forget([partition])
-
-    def pause(self, partitions: Sequence[Any]) -> None:
-        """
-        Pause partitions; what was set aside of them is still handed on.
-        """
-        super().pause(list(partitions))
-        if self._selection is not None:
-            self._paused_by_user |= {(entry.topic, entry.partition) for entry in partitions}
-
-    def resume(self, partitions: Sequence[Any]) -> None:
-        """
-        Resume partitions; one of which too much is set aside goes on as soon as that is decided.
-        """
-        if self._selection is None:
-            super().resume(list(partitions))
-            return
-        self._paused_by_user -= {(entry.topic, entry.partition) for entry in partitions}
-        super().resume([entry for entry in partitions if (entry.topic, entry.partition) not in self._paused])
 
     def close(self) -> None:
         """
@@ -451,11 +419,11 @@ class SelectiveConsumer(Consumer):
         See to what is due, and return a record that was set aside and is to be handed on, if there is one.
         """
         selection = self._selected
-        if not (self._tracking or self._batch):
+        if not (self._offsets.tracking or self._batch):
             # Whoever polls again is done with what was returned before.
-            self._settle_all()
+            self._offsets.settle_all()
         if now >= self._next:
-            self._next = now + min(self._interval, _STORE_EVERY)
+            self._next = now + self._interval
             self._flush()
             self._follow_life()
         if selection.holding:
@@ -464,167 +432,13 @@ class SelectiveConsumer(Consumer):
         record = None
         if selection.ready:
             _, _, record = selection.ready.popleft()
-        self._busy = bool(selection.holding or selection.ready or (record is not None and not self._tracking))
+        self._busy = bool(selection.holding or selection.ready or (record is not None and not self._offsets.tracking))
         return record
 
-    def _follow_life(self) -> None:
-        """
-        Join the group when there is something to read, and leave it when somebody else reads in its place.
-        """
-        if self._subscription is None:
-            return
-        reading = self._selected.reading()
-        if reading and not self._subscribed:
-            topics, callbacks = self._subscription
-            self._subscribed = True
-            super().subscribe(
-                topics,
-                on_assign=lambda _, partitions: self._on_assign(partitions, callbacks.get("on_assign")),
-                on_revoke=lambda _, partitions: self._on_revoke(partitions, callbacks.get("on_revoke")),
-                on_lost=lambda _, partitions: self._on_lost(partitions, callbacks.get("on_lost") or callbacks.get("on_revoke")),
-            )
-        elif not reading and self._subscribed:
-            self._subscribed = False
-            self._flush()
-            super().unsubscribe()
-            warn_once(
-                f"left:{self._group}",
-                "confluent_kafka: sandbox %s has left the group %s: its route is gone, or what is left of it is handled by others.",
-                self._selected.reader.identity.sandbox,
-                self._group,
-            )
-
-    def _on_assign(self, partitions: list[Any], callback: Any) -> None:
-        placed = self._placed(partitions)
-        self._user_assigned = False
-        if callback is not None:
-            callback(self, placed)
-        if not self._user_assigned and placed is not partitions:
-            (super().incremental_assign if self._incremental else super().assign)(list(placed))
-        self._registration.assigned(self.memberid())
-
-    def _on_revoke(self, partitions: list[Any], callback: Any) -> None:
-        self._flush()
-        if callback is not None:
-            callback(self, partitions)
-        self._forget(partitions)
-
-    def _on_lost(self, partitions: list[Any], callback: Any) -> None:
-        if callback is not None:
-            callback(self, partitions)
-        self._forget(partitions)
-
-    def _placed(self, partitions: Sequence[Any]) -> Sequence[Any]:
-        """
-        Say where a sandbox begins on those partitions of which its group has committed nothing.
-        """
-        selection = self._selected
-        if selection.baseline or not selection.exact:
-            return partitions
-        unsaid = [entry for entry in partitions if entry.offset < 0]
-        try:
-            committed = {(entry.topic, entry.partition): entry.offset for entry in super().committed(unsaid, timeout=10)}
-        except KafkaException as error:
-            # Without it all is well, too, only slower: it reads from the beginning, and skips what is not its own.
-            warn_once(f"committed:{self._group}", "confluent_kafka: the commits of %s could not be read: %s", self._group, error)
-            return partitions
-        placed = []
-        for entry in partitions:
-            start = selection.start(entry.topic, entry.partition)
-            if entry.offset < 0 and committed.get((entry.topic, entry.partition), -1) < 0 and start is not None:
-                entry = TopicPartition(entry.topic, entry.partition, start)
-            placed.append(entry)
-        return placed
-
-    def _forget(self, partitions: Iterable[Any]) -> None:
-        gone = {(entry.topic, entry.partition) for entry in partitions}
-        self._selected.forget(gone)
-        self._pending = [message for message in self._pending if (message.topic(), message.partition()) not in gone]
-        self._batch[:] = [message for message in self._batch if (message.topic(), message.partition()) not in gone]
-        self._paused -= gone
-        self._paused_by_user -= gone
-
-    def _pause_full(self) -> None:
-        full = self._selected.full()
-        if full == self._paused:
-            return
-        pause, resume = full - self._paused, self._paused - full - self._paused_by_user
-        self._paused = set(full)
-        if pause:
-            super().pause([TopicPartition(*place) for place in pause])
-        if resume:
-            super().resume([TopicPartition(*place) for place in resume])
-
     def _flush(self) -> None:
-        """
-        Store, or where nothing is committed automatically commit, up to what is not done.
-        """
-        selection = self._selected
-        selection.report(self._unkeyed)
+        self._selected.report(self._unkeyed)
         self._unkeyed = 0
-        listed = [entry for entry in self._committable() if entry.offset > self._noted(entry)]
-        if not listed:
-            return
-        for entry in listed:
-            self._note(entry)
-        try:
-            if self._commits and not selection.draining():
-                super().store_offsets(offsets=listed)
-            else:
-                self._commit(offsets=listed, asynchronous=True)
-        except KafkaException as error:  # of a partition that is just being given up: whoever gets it skips the same again
-            warn_once(f"store:{self._group}", "confluent_kafka: offsets of %s could not be stored: %s", self._group, error)
-
-    def _committable(self) -> list[Any]:
-        self._enter_pending()
-        listed = []
-        assigned = super().assignment()
-        for entry in super().position(assigned) if assigned else ():
-            if entry.offset >= 0:
-                ledger = self._selected.ledgers.get((entry.topic, entry.partition))
-                offset = entry.offset if ledger is None else ledger.committable(entry.offset)
-                listed.append(TopicPartition(entry.topic, entry.partition, offset))
-        return listed
-
-    def _extended(self, asked: list[Any]) -> list[Any]:
-        """
-        Return offsets that somebody commits, moved behind what was skipped after them, and not past what was set aside.
-        """
-        self._enter_pending()
-        positions = {(entry.topic, entry.partition): entry.offset for entry in super().position(asked)}
-        listed = []
-        for entry in asked:
-            position = positions[entry.topic, entry.partition]
-            if entry.offset < 0 or position < 0:
-                listed.append(entry)
-                continue
-            ledger = self._selected.ledger(entry.topic, entry.partition)
-            ledger.settle_before(entry.offset)
-            offset = ledger.committable(position)
-            ours = TopicPartition(entry.topic, entry.partition, offset)
-            if getattr(entry, "metadata", None) is not None:
-                ours.metadata = entry.metadata
-            listed.append(ours)
-        return listed
-
-    def _enter_pending(self) -> None:
-        for message in self._pending:
-            self._selected.ledger(message.topic(), message.partition()).hand(message.offset())
-        self._pending.clear()
-
-    def _settle_all(self) -> None:
-        self._pending.clear()
-        for ledger in self._selected.ledgers.values():
-            ledger.settle_all()
-        # What was set aside and is not handed on yet stands in the way all the same.
-        for place, offset, _ in self._selected.ready:
-            self._selected.ledger(*place).hand(offset)
-
-    def _note(self, entry: Any) -> None:
-        self._selected.ledger(entry.topic, entry.partition).committed = entry.offset
-
-    def _noted(self, entry: Any) -> int:
-        return self._selected.ledger(entry.topic, entry.partition).committed
+        self._offsets.flush()
 
 
 def _headers(message: Any) -> Any:
@@ -640,10 +454,6 @@ def _headers(message: Any) -> Any:
             error,
         )
         return None
-
-
-def _behind(message: Any) -> Any:
-    return TopicPartition(message.topic(), message.partition(), message.offset() + 1)
 
 
 def _given(**arguments: Any) -> dict[str, Any]:

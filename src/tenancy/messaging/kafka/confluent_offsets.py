@@ -1,0 +1,160 @@
+"""
+What a `SelectiveConsumer` of confluent-kafka commits and stores: never past what was set aside, and what was skipped along with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from ..._optional import extra
+from ...observe import warn_once
+from .confluent_config import Plan
+from .selection import Partition, Selection
+
+with extra("kafka", "confluent_kafka"):
+    from confluent_kafka import KafkaException, TopicPartition
+
+__all__ = ["Client", "Offsets", "behind"]
+
+
+class Client(NamedTuple):
+    """
+    What the client itself does, beneath all that is added to it.
+    """
+
+    assignment: Callable[[], list[Any]]
+    position: Callable[[list[Any]], list[Any]]
+    commit: Callable[..., Any]
+    store_offsets: Callable[..., None]
+
+
+class Offsets:
+    """
+    The offsets of one consumer.
+
+    Args:
+        client: The client.
+        selection: What was skipped and set aside.
+        plan: Who commits and stores.
+    """
+
+    def __init__(self, client: Client, selection: Selection, plan: Plan) -> None:
+        self._client = client
+        self._selection = selection
+        self._plan = plan
+        #: Whether messages that were handed on stand in the way of a commit until somebody settles them.
+        self.tracking = not (plan.commits and plan.stores)
+        #: Messages that were handed on and are not in the ledgers yet, where they cost too much one by one.
+        self.pending: list[Any] = []
+
+    def committable(self) -> list[Any]:
+        """
+        Return, for every partition that is assigned, up to where everything is done.
+        """
+        self._enter_pending()
+        listed = []
+        assigned = self._client.assignment()
+        for entry in self._client.position(assigned) if assigned else ():
+            if entry.offset >= 0:
+                ledger = self._selection.ledgers.get((entry.topic, entry.partition))
+                offset = entry.offset if ledger is None else ledger.committable(entry.offset)
+                listed.append(TopicPartition(entry.topic, entry.partition, offset))
+        return listed
+
+    def extended(self, asked: list[Any]) -> list[Any]:
+        """
+        Return offsets that somebody commits, moved behind what was skipped after them, and not past what was set aside.
+
+        Args:
+            asked: What is to be committed.
+        """
+        self._enter_pending()
+        positions = {(entry.topic, entry.partition): entry.offset for entry in self._client.position(asked)}
+        listed = []
+        for entry in asked:
+            position = positions[entry.topic, entry.partition]
+            if entry.offset < 0 or position < 0:
+                listed.append(entry)
+                continue
+            ledger = self._selection.ledger(entry.topic, entry.partition)
+            ledger.settle_before(entry.offset)
+            ours = TopicPartition(entry.topic, entry.partition, ledger.committable(position))
+            if getattr(entry, "metadata", None) is not None:
+                ours.metadata = entry.metadata
+            listed.append(ours)
+        self._note(listed)
+        return listed
+
+    def resumable(self, entry: Any) -> int:
+        """
+        Return where to go on, after what was handed on so far, on a partition at whose position the client is.
+        """
+        place = (entry.topic, entry.partition)
+        ledger = self._selection.ledgers.get(place)
+        waiting = [ledger.held[0].offset] if ledger is not None and ledger.held else []
+        waiting += [offset for ready, offset, _ in self._selection.ready if ready == place]
+        offset: int = min([entry.offset, *waiting])
+        return offset
+
+    def settle(self, message: Any) -> None:
+        """
+        A message that was handed on is done.
+        """
+        self._enter_pending()
+        self._selection.ledger(message.topic(), message.partition()).settle(message.offset())
+
+    def settle_all(self) -> None:
+        """
+        All messages that were handed on are done.
+        """
+        self.pending.clear()
+        for ledger in self._selection.ledgers.values():
+            ledger.settle_all()
+        # What was set aside and is not handed on yet stands in the way all the same.
+        for place, offset, _ in self._selection.ready:
+            self._selection.ledger(*place).hand(offset)
+
+    def flush(self) -> None:
+        """
+        Store what is done, or commit it where the client does not.
+        """
+        listed = [entry for entry in self.committable() if entry.offset > self._noted(entry)]
+        if not listed:
+            return
+        self._note(listed)
+        try:
+            # Whoever waits for a sandbox to drain waits for its commit.
+            if self._plan.commits and not self._selection.draining():
+                self._client.store_offsets(offsets=listed)
+            else:
+                self._client.commit(offsets=listed, asynchronous=True)
+        except KafkaException as error:  # of a partition that is just being given up: whoever gets it skips the same again
+            warn_once(
+                f"store:{self._plan.group}", "confluent_kafka: offsets of %s could not be stored: %s", self._plan.group, error
+            )
+
+    def forget(self, partitions: Collection[Partition]) -> None:
+        """
+        Drop what is known about partitions that are given up.
+        """
+        self.pending = [message for message in self.pending if (message.topic(), message.partition()) not in partitions]
+
+    def _enter_pending(self) -> None:
+        for message in self.pending:
+            self._selection.ledger(message.topic(), message.partition()).hand(message.offset())
+        self.pending.clear()
+
+    def _note(self, listed: list[Any]) -> None:
+        for entry in listed:
+            self._selection.ledger(entry.topic, entry.partition).committed = entry.offset
+
+    def _noted(self, entry: Any) -> int:
+        return self._selection.ledger(entry.topic, entry.partition).committed
+
+
+def behind(message: Any) -> Any:
+    """
+    Return the position behind a message, which is what is committed once it is done.
+    """
+    return TopicPartition(message.topic(), message.partition(), message.offset() + 1)
