@@ -139,6 +139,16 @@ class Handover(NamedTuple):
                 return Claim(epoch.sandbox, decided=True, epoch=epoch.number)
         return _UNCLAIMED if self.state is not State.CREATING else _COMING
 
+    def last_cut(self, topic: str, partition: int) -> int:
+        """
+        Return the offset from which on `claim` says the same of every record of a partition.
+        """
+        cuts = [0]
+        for epoch in self.epochs:
+            if topic in epoch.start:
+                cuts += [cut(epoch.start[topic], partition), cut((epoch.end or {}).get(topic, ()), partition)]
+        return max(cuts)
+
 
 def cut(offsets: tuple[int, ...], partition: int) -> int:
     """

@@ -4,9 +4,11 @@ A ``confluent_kafka.Consumer`` that hands on only what this process owns.
 
 from __future__ import annotations
 
-import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
+from time import monotonic
 from typing import Any
 
 from ..._optional import extra
@@ -16,21 +18,25 @@ from ...errors import ConfigurationError
 from ...observe import count, warn_once
 from ...propagator import current_codec
 from ...routes import LiveRoutes
+from .confluent_ahead import Ahead
 from .confluent_assignment import AssignedConsumer
 from .confluent_config import planned
 from .confluent_offsets import Client, Offsets, behind
 from .registration import Registration
 from .runner import Runner
-from .selection import HoldLimit, Selection
+from .selection import HoldLimit, Known, Selection
 
 with extra("kafka", "confluent_kafka"):
-    from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
+    from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message
 
 __all__ = ["SelectiveConsumer"]
 
 # How long a poll blocks inside the client at most, so that what was set aside is looked at again.
 _STEP = 0.2
 _STORE_EVERY = 1.0
+# How much longer than it may a poll goes on, in seconds, while it finds only messages that are others'.
+_PATIENCE = 0.1
+_PART = 50
 _FOREVER = float("inf")
 
 
@@ -80,18 +86,18 @@ class SelectiveConsumer(AssignedConsumer):
         self._fetch: Callable[[float], Any] = super().poll
         self._fetch_many: Callable[[int, float], list[Any]] = super().consume
         self._client = Client(super().assignment, super().position, super().commit, super().store_offsets)
-        self._absent = current_codec().absent
+        self._scan, self._keyed = current_codec().scan, current_codec().keyed
         self._closed = False
+        self._next = 0.0
+        self._ahead = Ahead()
+        self._queue = self._ahead.queue
         self._runner = None
         if self._selection is not None:
             self._begin()
-            self._offsets = Offsets(self._client, self._selection, self._plan)
+            self._offsets = Offsets(self._client, self._selection, self._plan, self._ahead)
             self._registration = Registration(self._selection, self._plan.group)
-            self._batch = []
             self._interval = min(self._plan.interval, _STORE_EVERY) if self._plan.commits else self._plan.interval
-            self._next = 0.0
-            self._busy = False
-            self._unkeyed = 0
+            self._baseline = self._selection.baseline
 
     # Receiving
 
@@ -102,36 +108,25 @@ class SelectiveConsumer(AssignedConsumer):
         Args:
             timeout: Seconds to wait at most; None or less than 0: for ever.
         """
-        fetch = self._fetch
+        now = monotonic()
+        if now < self._next and self._queue and self._baseline:
+            message = self._queue.popleft()
+            if self._offsets.tracking:
+                self._offsets.pending.append(message)
+            return message
         if self._selection is None:
-            return fetch(-1 if timeout is None else timeout)
-        began = time.monotonic()
-        if (self._busy or began >= self._next) and (record := self._attend(began)) is not None:
-            return record
-        end = _FOREVER if timeout is None or timeout < 0 else began + timeout
-        step = _STEP if end - began > _STEP else end - began
-        take, absent, baseline = self._selection.take, self._absent, self._selection.baseline
+            return self._fetch(-1 if timeout is None else timeout)
+        end = _FOREVER if timeout is None or timeout < 0 else now + timeout
         while True:
-            message = fetch(step)
-            if message is not None:
-                if message.error() is not None:
-                    return message
-                headers = _headers(message)
-                if headers is None or absent(headers):
-                    self._unkeyed += 1
-                    owned = baseline
-                else:
-                    owned = take(headers, message.topic(), message.partition(), message.offset(), message, len(message))
-                if owned:
-                    if self._offsets.tracking:
-                        self._offsets.pending.append(message)
-                    return message
-            now = time.monotonic()
-            if (self._selection.holding or self._busy or now >= self._next) and (record := self._attend(now)) is not None:
-                return record
+            self._fill(now, end)
+            if self._ahead.queue:
+                message = self._ahead.queue.popleft()
+                if self._offsets.tracking and message.error() is None:
+                    self._offsets.pending.append(message)
+                return message
+            now = monotonic()
             if now >= end:
                 return None
-            step = min(_STEP, end - now)
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Any]:
         """
@@ -141,64 +136,85 @@ class SelectiveConsumer(AssignedConsumer):
             num_messages: How many at most.
             timeout: Seconds to wait at most; less than 0: for ever.
         """
-        fetch = self._fetch_many
         if self._selection is None:
-            return fetch(num_messages, timeout)
-        began = time.monotonic()
-        # An attribute, since a rebalance may take some of it away before it is complete.
-        self._batch = batch = list[Any]()
-        if self._busy or began >= self._next:
-            self._collect(began, num_messages)
-        end = _FOREVER if timeout < 0 else began + timeout
-        step = min(_STEP, max(end - began, 0.0))
-        while len(batch) < num_messages:
-            batch += self._chosen(fetch(num_messages - len(batch), step))
-            if len(batch) == num_messages:
+            return self._fetch_many(num_messages, timeout)
+        now = monotonic()
+        end = _FOREVER if timeout < 0 else now + timeout
+        # Where a rebalance can take some of it away again before it is complete.
+        ahead, batch = self._ahead, self._ahead.batch
+        while True:
+            self._attend(now)
+            while ahead.queue and len(batch) < num_messages:
+                batch.append(ahead.queue.popleft())
+            if len(batch) < num_messages:
+                step = max(0.0, min(_STEP, end - now))
+                batch += self._chosen(self._fetch_many(num_messages - len(batch), step))
+            now = monotonic()
+            if len(batch) >= num_messages or now >= end:
                 break
-            now = time.monotonic()
-            if batch and not self._offsets.tracking:
-                # Not done before the next call, and a rebalance may come first.
-                self._offsets.pending = [message for message in batch if message.error() is None]
-                self._busy = True
-            if self._selection.holding or now >= self._next:
-                self._collect(now, num_messages)
-            if now >= end:
-                break
-            step = min(_STEP, end - now)
-        self._batch = []
-        return batch
+        found, ahead.batch = batch, []
+        if self._offsets.tracking:
+            self._offsets.pending += [message for message in found if message.error() is None]
+        return found
 
-    def _collect(self, now: float, most: int) -> None:
+    def _fill(self, now: float, end: float) -> None:
         """
-        Add what was set aside and is now to be handed on to the batch.
+        Fetch messages, until some are this process's or there are none for a while.
+
+        Args:
+            now: The time.
+            end: When to come back at the latest.
         """
-        while len(self._batch) < most and (record := self._attend(now)) is not None:
-            self._batch.append(record)
+        ahead, selection = self._ahead, self._selected
+        while True:
+            self._attend(now)
+            if ahead.queue:
+                return
+            messages = self._fetch_many(ahead.wanted, 0.0) if ahead.wanted > 1 else []
+            if not messages:
+                ahead.wanted = 1
+                message = self._fetch(max(0.0, min(_STEP, end - now)))
+                messages = [] if message is None else [message]
+            now = monotonic()
+            ahead.adapt(len(messages), now)
+            # They may be of a partition that was given up in between, of which the client knows; see librdkafka's version barriers.
+            ahead.queue.extend(self._chosen(messages))
+            if ahead.queue or not messages or selection.holding or now >= end + _PATIENCE:
+                return
 
     def _chosen(self, messages: list[Any]) -> list[Any]:
         """
-        Decide on a batch; the order stays.
+        Return those messages of a batch that are this process's, and error events, in their order.
         """
+        # In parts that are still in the processor's cache when their headers are gone through.
+        if len(messages) > _PART:
+            parts = [self._chosen(messages[at : at + _PART]) for at in range(0, len(messages), _PART)]
+            return list(chain.from_iterable(parts))
+        carriers = _all_headers(messages)
+        keyed = self._keyed(carriers)
         selection = self._selected
-        take, absent, baseline = selection.take, self._absent, selection.baseline
-        unkeyed = 0
-        chosen: list[Any] = []
-        append = chosen.append
-        for message in messages:
-            if message.error() is not None:
-                append(message)
-                continue
-            headers = _headers(message)
-            if headers is None or absent(headers):
-                unkeyed += 1
-                if baseline:
-                    append(message)
-            elif take(headers, message.topic(), message.partition(), message.offset(), message, len(message)):
-                append(message)
-        self._unkeyed += unkeyed
-        if self._offsets.tracking:
-            self._offsets.pending += [message for message in chosen if message.error() is None]
-        return chosen
+        selection.unkeyed += len(messages) - len(keyed)
+        shortcuts = selection.shortcuts() if keyed else {}
+        if not self._baseline:
+            kept = [at for at, headers in enumerate(carriers) if headers is None and messages[at].error() is not None]
+            kept += [at for at, raw in keyed if self._owns(messages[at], carriers[at], raw, shortcuts)]
+            return [messages[at] for at in sorted(kept)]
+        left = [at for at, raw in keyed if not self._owns(messages[at], carriers[at], raw, shortcuts)]
+        for at in reversed(left):
+            del messages[at]
+        return messages
+
+    def _owns(self, message: Any, headers: Any, raw: bytes | bool, shortcuts: Mapping[Any, Known]) -> bool:
+        """
+        Decide on a message that may have a key, and return whether it is handed on.
+        """
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        selection = self._selected
+        known = None if selection.holding else shortcuts.get((raw, topic, partition))
+        if known is not None and offset >= known.first:
+            known.amount += 1
+            return known.owned
+        return selection.take(headers, topic, partition, offset, message, len(message))
 
     def __iter__(self) -> Iterator[Any]:
         """
@@ -248,7 +264,7 @@ class SelectiveConsumer(AssignedConsumer):
         if self._selection is None:
             return attached(with_key(None))
         headers = None if message.error() is not None else _headers(message)
-        if headers is None or self._absent(headers):
+        if headers is None or self._scan(headers) is False:
             return attached(with_key(None))
         return attached(with_key(self._selection.context_key(self._selection.key(headers))))
 
@@ -350,11 +366,9 @@ class SelectiveConsumer(AssignedConsumer):
         """
         Return where to go on after what was handed on so far: the next offset, or that of the first record that was set aside.
         """
-        found = self._client.position(list(partitions))
-        if self._selection is not None:
-            for entry in found:
-                entry.offset = self._offsets.resumable(entry)
-        return found
+        if self._selection is None:
+            return self._client.position(list(partitions))
+        return self._offsets.resumable(list(partitions))
 
     @contextmanager
     def transaction(self, producer: Any, *, timeout: float = 30.0) -> Iterator[None]:
@@ -414,46 +428,69 @@ class SelectiveConsumer(AssignedConsumer):
 
     # What goes on between two polls
 
-    def _attend(self, now: float) -> Any:
+    def _attend(self, now: float) -> None:
         """
-        See to what is due, and return a record that was set aside and is to be handed on, if there is one.
+        See to what is due.
         """
-        selection = self._selected
-        if not (self._offsets.tracking or self._batch):
-            # Whoever polls again is done with what was returned before.
-            self._offsets.settle_all()
+        selection, ahead = self._selected, self._ahead
+        if not self._baseline and ahead.queue and not selection.unchanged():
+            # What a sandbox was to get may be somebody else's by now.
+            messages, ahead.queue = list(ahead.queue), deque()
+            ahead.queue.extend(self._chosen(messages))
         if now >= self._next:
             self._next = now + self._interval
             self._flush()
             self._follow_life()
+            if ahead.queue:
+                # Nobody else asks the client for anything meanwhile, and it would take the consumer for dead.
+                ahead.queue.extend(self._chosen(self._fetch_many(1, 0.0)))
         if selection.holding:
             selection.review()
+            while selection.ready:
+                place, offset, message = selection.ready.popleft()
+                selection.ledger(*place).settle(offset)
+                ahead.queue.append(message)
             self._pause_full()
-        record = None
-        if selection.ready:
-            _, _, record = selection.ready.popleft()
-        self._busy = bool(selection.holding or selection.ready or (record is not None and not self._offsets.tracking))
-        return record
+        self._queue = ahead.queue
 
     def _flush(self) -> None:
-        self._selected.report(self._unkeyed)
-        self._unkeyed = 0
+        self._selected.report()
         self._offsets.flush()
+
+
+def _all_headers(messages: list[Any]) -> list[Any]:
+    """
+    Return the headers of each message; None where it has none or they cannot be read.
+    """
+    carriers: list[Any] = []
+    while len(carriers) < len(messages):
+        try:
+            carriers.extend(map(Message.headers, messages[len(carriers) :] if carriers else messages))
+        except (SystemError, UnicodeError) as error:
+            _tell_unreadable(error)
+            carriers.append(None)
+    return carriers
 
 
 def _headers(message: Any) -> Any:
     try:
         return message.headers()
     except (SystemError, UnicodeError) as error:
-        # A header's name is not UTF-8. The client does not survive being asked a second time.
-        count("tenancy.keys.malformed", {"adapter": "confluent_kafka"})
-        warn_once(
-            "unreadable:confluent_kafka",
-            "confluent_kafka: the headers of a message cannot be read (%r), so it counts as one without a routing key. Further ones are "
-            "only counted (tenancy.keys.malformed).",
-            error,
-        )
+        _tell_unreadable(error)
         return None
+
+
+def _tell_unreadable(error: Exception) -> None:
+    """
+    A header's name is not UTF-8. The client does not survive being asked a second time.
+    """
+    count("tenancy.keys.malformed", {"adapter": "confluent_kafka"})
+    warn_once(
+        "unreadable:confluent_kafka",
+        "confluent_kafka: the headers of a message cannot be read (%r), so it counts as one without a routing key. Further ones are "
+        "only counted (tenancy.keys.malformed).",
+        error,
+    )
 
 
 def _given(**arguments: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..._optional import extra
 from ...observe import warn_once
+from .confluent_ahead import Ahead
 from .confluent_config import Plan
 from .confluent_offsets import Offsets
 from .registration import Registration
@@ -32,8 +33,7 @@ class AssignedConsumer(Consumer):
     _offsets: Offsets
     _registration: Registration
     _runner: Runner | None
-    #: What `consume` has collected and not returned yet.
-    _batch: list[Any]
+    _ahead: Ahead
 
     def _flush(self) -> None:
         raise NotImplementedError
@@ -121,11 +121,13 @@ class AssignedConsumer(Consumer):
 
     def pause(self, partitions: Sequence[Any]) -> None:
         """
-        Pause partitions; what was set aside of them is still handed on.
+        Pause partitions.
         """
         super().pause(list(partitions))
         if self._selection is not None:
-            self._paused_by_user |= {(entry.topic, entry.partition) for entry in partitions}
+            places = {(entry.topic, entry.partition) for entry in partitions}
+            self._paused_by_user |= places
+            self._ahead.pause(places)
 
     def resume(self, partitions: Sequence[Any]) -> None:
         """
@@ -134,7 +136,9 @@ class AssignedConsumer(Consumer):
         if self._selection is None:
             super().resume(list(partitions))
             return
-        self._paused_by_user -= {(entry.topic, entry.partition) for entry in partitions}
+        places = {(entry.topic, entry.partition) for entry in partitions}
+        self._paused_by_user -= places
+        self._ahead.resume(places)
         super().resume([entry for entry in partitions if (entry.topic, entry.partition) not in self._paused])
 
     # What the group does
@@ -220,7 +224,7 @@ class AssignedConsumer(Consumer):
         gone = {(entry.topic, entry.partition) for entry in partitions}
         self._selected.forget(gone)
         self._offsets.forget(gone)
-        self._batch[:] = [message for message in self._batch if (message.topic(), message.partition()) not in gone]
+        self._ahead.forget(gone)
         self._paused -= gone
         self._paused_by_user -= gone
 

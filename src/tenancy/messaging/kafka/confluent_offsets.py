@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..._optional import extra
 from ...observe import warn_once
+from .confluent_ahead import Ahead, place_of
 from .confluent_config import Plan
 from .selection import Partition, Selection
 
@@ -37,10 +38,12 @@ class Offsets:
         client: The client.
         selection: What was skipped and set aside.
         plan: Who commits and stores.
+        ahead: What nobody has got yet.
     """
 
-    def __init__(self, client: Client, selection: Selection, plan: Plan) -> None:
+    def __init__(self, client: Client, selection: Selection, plan: Plan, ahead: Ahead) -> None:
         self._client = client
+        self._ahead = ahead
         self._selection = selection
         self._plan = plan
         #: Whether messages that were handed on stand in the way of a commit until somebody settles them.
@@ -53,13 +56,12 @@ class Offsets:
         Return, for every partition that is assigned, up to where everything is done.
         """
         self._enter_pending()
-        listed = []
         assigned = self._client.assignment()
-        for entry in self._client.position(assigned) if assigned else ():
-            if entry.offset >= 0:
-                ledger = self._selection.ledgers.get((entry.topic, entry.partition))
-                offset = entry.offset if ledger is None else ledger.committable(entry.offset)
-                listed.append(TopicPartition(entry.topic, entry.partition, offset))
+        listed = []
+        for place, position in self._positions(assigned).items() if assigned else ():
+            if position >= 0:
+                ledger = self._selection.ledgers.get(place)
+                listed.append(TopicPartition(*place, position if ledger is None else ledger.committable(position)))
         return listed
 
     def extended(self, asked: list[Any]) -> list[Any]:
@@ -70,7 +72,7 @@ class Offsets:
             asked: What is to be committed.
         """
         self._enter_pending()
-        positions = {(entry.topic, entry.partition): entry.offset for entry in self._client.position(asked)}
+        positions = self._positions(asked)
         listed = []
         for entry in asked:
             position = positions[entry.topic, entry.partition]
@@ -86,16 +88,17 @@ class Offsets:
         self._note(listed)
         return listed
 
-    def resumable(self, entry: Any) -> int:
+    def resumable(self, partitions: list[Any]) -> list[Any]:
         """
-        Return where to go on, after what was handed on so far, on a partition at whose position the client is.
+        Return where to go on after what was handed on so far.
         """
-        place = (entry.topic, entry.partition)
-        ledger = self._selection.ledgers.get(place)
-        waiting = [ledger.held[0].offset] if ledger is not None and ledger.held else []
-        waiting += [offset for ready, offset, _ in self._selection.ready if ready == place]
-        offset: int = min([entry.offset, *waiting])
-        return offset
+        found = self._client.position(partitions)
+        positions = self._positions(partitions)
+        for entry in found:
+            place = (entry.topic, entry.partition)
+            ledger = self._selection.ledgers.get(place)
+            entry.offset = min([positions[place], *([ledger.held[0].offset] if ledger is not None and ledger.held else [])])
+        return found
 
     def settle(self, message: Any) -> None:
         """
@@ -111,9 +114,6 @@ class Offsets:
         self.pending.clear()
         for ledger in self._selection.ledgers.values():
             ledger.settle_all()
-        # What was set aside and is not handed on yet stands in the way all the same.
-        for place, offset, _ in self._selection.ready:
-            self._selection.ledger(*place).hand(offset)
 
     def flush(self) -> None:
         """
@@ -138,7 +138,15 @@ class Offsets:
         """
         Drop what is known about partitions that are given up.
         """
-        self.pending = [message for message in self.pending if (message.topic(), message.partition()) not in partitions]
+        self.pending = [message for message in self.pending if place_of(message) not in partitions]
+
+    def _positions(self, partitions: list[Any]) -> dict[Partition, int]:
+        """
+        Return, for each partition, the offset behind what was handed on or skipped; less than 0: nothing was fetched.
+        """
+        firsts = self._ahead.firsts()
+        positions = {(entry.topic, entry.partition): entry.offset for entry in self._client.position(partitions)}
+        return {place: min(position, firsts.get(place, position)) for place, position in positions.items()}
 
     def _enter_pending(self) -> None:
         for message in self.pending:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ...config import Accept, settings
 from ...errors import IdentityError
@@ -28,7 +29,8 @@ __all__ = ["HoldLimit", "Partition", "Selection"]
 #: A topic, and the number of one of its partitions.
 Partition = tuple[str, int]
 
-T = TypeVar("T")
+_MOST_KNOWN = 10_000
+_NOTHING: Mapping[tuple[bytes, str, int], Any] = MappingProxyType({})
 
 
 class HoldLimit(NamedTuple):
@@ -42,6 +44,26 @@ class HoldLimit(NamedTuple):
 
     records: int = 1000
     size: int = 16 * 1024 * 1024
+
+
+class Known:
+    """
+    What is known about all records of one key and partition from an offset on.
+
+    Args:
+        first: That offset.
+        owned: Whether they are this consumer's.
+        what: The verdict, its reason and the key, as they are counted.
+    """
+
+    __slots__ = ("amount", "first", "owned", "what")
+
+    def __init__(self, first: int, owned: bool, what: tuple[str, str, str]) -> None:
+        self.first = first
+        self.owned = owned
+        self.what = what
+        #: How many were met, and are not counted yet.
+        self.amount = 0
 
 
 class Selection:
@@ -81,10 +103,15 @@ class Selection:
         self.ready: deque[tuple[Partition, int, Any]] = deque()
         #: Whether any record is set aside.
         self.holding = False
+        #: How many records had no key, and are not counted yet.
+        self.unkeyed = 0
         self._full: set[Partition] = set()
         self._reviewed: View | None = None
         self._checked: RouteTable | None = None
         self._counted: dict[tuple[str, str, str], int] = {}
+        # By the key's bytes as they stand in a record, topic and partition: what spares the decision most times.
+        self._known: dict[tuple[bytes, str, int], Known] = {}
+        self._known_of: RouteTable | None = None
 
     # Who reads
 
@@ -207,6 +234,27 @@ class Selection:
             return None
         return key
 
+    def shortcuts(self) -> Mapping[tuple[bytes, str, int], Known]:
+        """
+        Return what is known about keys, by their bytes, topic and partition, for records that were fetched before this is called.
+
+        It holds for what is at hand, and is empty where the table is not fresh or something is set aside.
+        """
+        view = self._routes.view()
+        if view is None or self.holding or not view.fresh():
+            return _NOTHING
+        if view.table is not self._known_of:
+            self._forget_known()
+            self._known_of = view.table
+        return self._known
+
+    def unchanged(self) -> bool:
+        """
+        Return whether what was decided last still holds: the table is the same, and fresh.
+        """
+        view = self._routes.view()
+        return view is not None and view.table is self._known_of and view.fresh()
+
     def take(self, headers: Any, topic: str, partition: int, offset: int, record: Any, size: int = 0) -> bool:
         """
         Decide on a record that was just fetched, and return whether it is handed on; if not, it is skipped or set aside.
@@ -234,8 +282,25 @@ class Selection:
         if verdict.held:
             self._hold(ledger, place, Held(offset, record, key, size, time.monotonic()))
             return False
-        self._count(verdict)
+        what = self._count(verdict)
+        if not self.holding and len(self._known) < _MOST_KNOWN:
+            self._remember(key, place, offset, verdict, what)
         return verdict.owned
+
+    def _remember(self, key: RoutingKey, place: Partition, offset: int, verdict: Verdict, what: tuple[str, str, str]) -> None:
+        view = self._routes.view()
+        if view is None or view.table is not self._known_of:
+            return
+        row = view.table.handover(self._judge.identity.workload, key)
+        first = 0 if row is None else row.last_cut(*place)
+        if offset >= first:
+            self._known[(key.encode(), *place)] = Known(first, verdict.owned, what)
+
+    def _forget_known(self) -> None:
+        for known in self._known.values():
+            if known.amount:
+                self._counted[known.what] = self._counted.get(known.what, 0) + known.amount
+        self._known = {}
 
     def decide(self, key: RoutingKey, position: Position) -> Verdict:
         """
@@ -335,10 +400,16 @@ class Selection:
         Add what was decided since the last time to the counters.
 
         Args:
-            unkeyed: How many records had no key; they are not counted one by one.
+            unkeyed: How many records had no key, beside those in `unkeyed`.
         """
-        if unkeyed:
-            self._counted["own" if self.baseline else "skip", "unkeyed", "_none"] = unkeyed
+        self.unkeyed += unkeyed
+        for known in self._known.values():
+            if known.amount:
+                self._counted[known.what] = self._counted.get(known.what, 0) + known.amount
+                known.amount = 0
+        if self.unkeyed:
+            self._counted["own" if self.baseline else "skip", "unkeyed", "_none"] = self.unkeyed
+            self.unkeyed = 0
         for (verdict, code, label), amount in self._counted.items():
             count(
                 "tenancy.verdicts",
@@ -377,8 +448,9 @@ class Selection:
     def _is_full(self, ledger: PartitionLedger) -> bool:
         return len(ledger.held) >= self._limit.records or ledger.held_bytes >= self._limit.size
 
-    def _count(self, verdict: Verdict) -> None:
+    def _count(self, verdict: Verdict) -> tuple[str, str, str]:
         table = self._routes.peek()
         known = verdict.key is not None and table is not None and table.knows(verdict.key)
         what = (verdict.action.value, verdict.code, key_label(verdict.key, known=known))
         self._counted[what] = self._counted.get(what, 0) + 1
+        return what
