@@ -169,7 +169,7 @@ def services(session: nox.Session) -> None:
     """Every other Python against real brokers and databases, as far as they can be had; one after the other."""
     everything(session)
     install(session, "asyncpg", "psycopg[binary]")
-    run_pytest(session, "tests/messaging", "tests/data/test_row_partition.py", marked="service")
+    run_pytest(session, "tests/messaging", "tests/routes/stores", "tests/data/test_row_partition.py", marked="service")
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ ADAPTERS = {
     "tenancy.messaging.confluent_kafka": ("confluent_kafka", "kafka"),
     "tenancy.messaging.aio_pika": ("aio_pika", "rabbitmq"),
     "tenancy.data.sqlalchemy": ("sqlalchemy", "sqlalchemy"),
+    "tenancy.routes.stores.sql": ("sqlalchemy", "sqlalchemy"),
+    "tenancy.routes.stores._postgresql": ("psycopg", "postgresql"),
+    "tenancy.routes.stores.redis": ("redis", "redis"),
 }
 
 #: Extras without a module of their own that needs them to be imported.

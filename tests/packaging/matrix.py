@@ -58,7 +58,9 @@ CORE = Row(
     instruments=("urllib", "concurrent.futures"),
     tests=(
         *("tests/test_codec.py", "tests/test_config.py", "tests/test_executors.py", "tests/test_key.py", "tests/test_naming.py"),
-        *("tests/test_propagator.py", "tests/test_scope.py", "tests/routes", "tests/observe"),
+        *("tests/test_propagator.py", "tests/test_scope.py", "tests/observe"),
+        *(f"tests/routes/test_{name}.py" for name in ("admission", "identity", "live", "table", "signadot")),
+        *("tests/routes/stores/test_memory.py", "tests/routes/stores/test_documents.py"),
     ),
     beside=("opentelemetry-sdk", "pyyaml"),
 )
@@ -130,10 +132,12 @@ EXTRAS: Mapping[str, Row] = {
     ),
     "sqlalchemy": Row(
         "sqlalchemy",
-        ("tenancy.data.sqlalchemy",),
+        ("tenancy.data.sqlalchemy", "tenancy.routes.stores.sql"),
         tests=tuple(f"tests/data/test_row_partition{name}.py" for name in ("", "_baseline", "_refusals", "_text")),
         beside=("aiosqlite", "greenlet", "opentelemetry-sdk"),
     ),
+    "postgresql": Row("psycopg", ("tenancy.routes.stores._postgresql",), tests=("tests/routes/stores/test_sql.py",)),
+    "redis": Row("redis", ("tenancy.routes.stores.redis",), tests=("tests/routes/stores/test_redis.py",)),
     "yaml": Row("yaml", tests=("tests/routes/test_live.py",), beside=("opentelemetry-sdk",)),
     "testing": Row(
         "pytest",

@@ -278,6 +278,6 @@ def test_urls_name_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert found.wait_synced(1).keys() == {"pr-1"}
     monkeypatch.setenv("TENANCY_TEST_TABLE", document("pr-9"))
     assert open_routes("env:TENANCY_TEST_TABLE").wait_synced(1).keys() == {"pr-9"}
-    for url in ("routes.yaml", "redis://x", "file://host/routes.yaml", "file:"):
+    for url in ("routes.yaml", "nats://x", "file://host/routes.yaml", "file:"):
         with pytest.raises(ConfigurationError, match="TENANCY_ROUTES"):
             open_routes(url)

@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from .doctor import doctor
+from .routes import routes
 
 __all__ = ["run", "tenancy"]
 
@@ -26,6 +27,7 @@ def tenancy() -> None:
 
 
 tenancy.add_command(doctor)
+tenancy.add_command(routes)
 
 
 def run() -> NoReturn:

@@ -17,6 +17,7 @@ from ..config import Settings, settings
 from ..errors import ConfigurationError, RoutesNotSyncedError, RouteSourceError
 from ..observe import count, warn_once
 from .lease import View, now
+from .stores._urls import hidden
 from .table import RouteTable
 
 __all__ = ["LiveRoutes", "RouteSource", "open_routes", "routes_for"]
@@ -46,6 +47,7 @@ class RouteSource(Protocol):
 _SCHEMES = {
     "env": "tenancy.routes.sources.env:open_source",
     "file": "tenancy.routes.sources.file:open_source",
+    "signadot": "tenancy.routes.sources.signadot:open_source",
     **dict.fromkeys(("sqlite", "postgresql", "redis", "rediss"), "tenancy.routes.sources.store:open_source"),
 }
 
@@ -259,7 +261,8 @@ def open_routes(url: str) -> LiveRoutes:
     Return the live route table of a source; the same one for the same URL.
 
     Args:
-        url: ``file:///etc/tenancy/routes.yaml`` or ``env:`` or ``env:VARIABLE``.
+        url: ``file:///etc/tenancy/routes.yaml``; ``env:`` or ``env:VARIABLE``; that of a route store; or
+            ``signadot+http://routeserver.signadot.svc:7778``.
 
     Raises:
         ConfigurationError: If the URL names no source that exists.
@@ -270,7 +273,7 @@ def open_routes(url: str) -> LiveRoutes:
             scheme = url.partition(":")[0].partition("+")[0]
             if ":" not in url or scheme not in _SCHEMES:
                 raise ConfigurationError(
-                    f"routes (TENANCY_ROUTES) is {url!r}; use a URL whose scheme is one of {', '.join(sorted(_SCHEMES))}, such as "
+                    f"routes (TENANCY_ROUTES) is {hidden(url)!r}; use a URL whose scheme is one of {', '.join(sorted(_SCHEMES))}, such as "
                     "file:///etc/tenancy/routes.yaml"
                 )
             module, _, name = _SCHEMES[scheme].partition(":")

@@ -12,6 +12,7 @@ from .isolation import Configure, isolated_settings
 from .messages import Answer, KafkaMessage, kafka_message, rabbitmq_message
 from .propagation import assert_propagates, assert_propagates_async
 from .routes import Forks, MemoryRoutes
+from .store import MemoryStore
 
 __all__ = [
     "SHAPES",
@@ -23,6 +24,7 @@ __all__ = [
     "Hops",
     "KafkaMessage",
     "MemoryRoutes",
+    "MemoryStore",
     "Response",
     "Shape",
     "assert_propagates",

@@ -80,7 +80,7 @@ class KafkaBroker:
     def __init__(self, config: Mapping[str, Any], *, timeout: float = 10.0) -> None:
         self.config = dict(config)
         self._timeout = timeout
-        self._admin = AdminClient({"log_level": 2, **self.config})
+        self._admin = self._connect()
 
     def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """
@@ -131,6 +131,9 @@ class KafkaBroker:
         """
         self._answers(lambda: self._admin.delete_consumer_groups([group], request_timeout=self._timeout))
 
+    def _connect(self) -> AdminClient:
+        return AdminClient({"log_level": 2, **self.config})
+
     def _offsets(self, topics: Mapping[str, Topic], spec: Any) -> Cuts:
         asked = dict.fromkeys(_partitions(topics), spec)
         if not asked:
@@ -151,6 +154,8 @@ class KafkaBroker:
                     if not (missing and error.args[0].code() in _GONE):
                         raise
         except (KafkaException, TimeoutError) as error:
+            # After a broker's restart the client would ask with what it knew of its leaders and coordinators before, for ever.
+            self._admin = self._connect()
             servers = self.config.get("bootstrap.servers")
             raise BrokerError(f"Kafka at {servers} does not answer: {error}; nothing was changed, so try again") from error
         return answers

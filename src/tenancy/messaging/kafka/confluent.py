@@ -4,7 +4,6 @@ A ``confluent_kafka.Consumer`` that hands on only what this process owns.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
@@ -435,8 +434,7 @@ class SelectiveConsumer(AssignedConsumer):
         selection, ahead = self._selected, self._ahead
         if not self._baseline and ahead.queue and not selection.unchanged():
             # What a sandbox was to get may be somebody else's by now.
-            messages, ahead.queue = list(ahead.queue), deque()
-            ahead.queue.extend(self._chosen(messages))
+            ahead.queue.extend(self._chosen(ahead.take_back()))
         if now >= self._next:
             self._next = now + self._interval
             self._flush()
@@ -451,9 +449,10 @@ class SelectiveConsumer(AssignedConsumer):
                 selection.ledger(*place).settle(offset)
                 ahead.queue.append(message)
             self._pause_full()
-        self._queue = ahead.queue
 
     def _flush(self) -> None:
+        if self._runner is not None:
+            self._runner.collect()
         self._selected.report()
         self._offsets.flush()
 

@@ -23,6 +23,7 @@ class Ahead:
     """
 
     def __init__(self) -> None:
+        #: What is handed on next; always the same object.
         self.queue: deque[Any] = deque()
         #: What `consume` has collected and not returned yet.
         self.batch: list[Any] = []
@@ -48,18 +49,24 @@ class Ahead:
             self.wanted = max(1, found)
         self._fetched = now
 
+    def take_back(self) -> list[Any]:
+        """
+        Empty the queue, and return what was in it.
+        """
+        messages = list(self.queue)
+        self.queue.clear()
+        return messages
+
     def pause(self, partitions: Collection[Partition]) -> None:
         """
         Put aside what is of these partitions.
         """
-        if self.queue:
-            messages, self.queue = self.queue, deque()
-            for message in messages:
-                place = place_of(message)
-                if place in partitions:
-                    self._paused.setdefault(place, []).append(message)
-                else:
-                    self.queue.append(message)
+        for message in self.take_back():
+            place = place_of(message)
+            if place in partitions:
+                self._paused.setdefault(place, []).append(message)
+            else:
+                self.queue.append(message)
 
     def resume(self, partitions: Collection[Partition]) -> None:
         """
@@ -72,7 +79,7 @@ class Ahead:
         """
         Drop what is of these partitions.
         """
-        self.queue = deque(message for message in self.queue if place_of(message) not in partitions)
+        self.queue.extend(message for message in self.take_back() if place_of(message) not in partitions)
         self.batch[:] = [message for message in self.batch if place_of(message) not in partitions]
         for place in partitions:
             self._paused.pop(place, None)

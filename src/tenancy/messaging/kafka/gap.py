@@ -107,8 +107,9 @@ class GapReader:
         try:
             consumer.assign([TopicPartition(topic, partition, start) for (topic, partition), (start, _) in left.items()])
             positions = {place: start for place, (start, _) in left.items()}
+            waiting = set(left)
             noted = now()
-            while any(positions[place] < stop for place, (_, stop) in left.items()):
+            while waiting:
                 if now() >= end:
                     raise HandoverError(f"what is left of {self._row.key} on {self._row.workload} was not handled by the deadline")
                 message: Any = consumer.poll(0.2)
@@ -116,20 +117,26 @@ class GapReader:
                     continue
                 place = (message.topic(), message.partition())
                 error = message.error()
-                if error is not None:
-                    if error.code() != KafkaError._PARTITION_EOF:
-                        raise KafkaException(error)
-                    # Whatever is still before the cut cannot be read any more, or was never a record.
-                    positions[place] = left[place][1]
-                elif message.offset() >= left[place][1]:
-                    positions[place] = left[place][1]
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
+                if place not in waiting:
+                    continue
+                handled = False
+                if error is not None or message.offset() >= left[place][1]:
+                    # Also where the log ends: what is not there up to here cannot be read any more, or was never a record. Before the cut
+                    # it ends only while a transaction is open, or when it was cut off; then more is waited for.
+                    positions[place] = max(positions[place], min(message.offset(), left[place][1]))
                 else:
                     handled = self._settle(message)
                     positions[place] = message.offset() + 1
-                    if not handled and now() - noted < _NOTE_EVERY:
-                        continue
-                self._note(base, place, positions[place])
-                noted = now()
+                done = positions[place] >= left[place][1]
+                if done:
+                    # The log goes on behind the cut; the others must not wait for all of that to be read.
+                    waiting.remove(place)
+                    consumer.incremental_unassign([TopicPartition(*place)])
+                if done or handled or now() - noted >= _NOTE_EVERY:
+                    self._note(base, place, positions[place])
+                    noted = now()
         finally:
             consumer.close()
 

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 __all__ = ["Runner"]
@@ -54,7 +55,7 @@ class Runner:
             try:
                 while not self.stopped and self._failed is None and (message := self._consumer.next_message()) is not None:
                     self._running[pool.submit(self._handle, message)] = message
-                    self._collect(wait_for_room=len(self._running) >= 2 * self._workers)
+                    self.collect(wait=len(self._running) >= 2 * self._workers)
             finally:
                 self.finish()
         if self._failed is not None:
@@ -65,14 +66,18 @@ class Runner:
         Wait until nothing runs any more, as before a partition is given up.
         """
         while self._running:
-            self._collect(wait_for_room=True)
+            self.collect(wait=True)
 
-    def _handle(self, message: Any) -> None:
-        with self._consumer.scope(message):
-            self._handler(message)
+    def collect(self, *, wait: bool = False) -> None:
+        """
+        Settle what has ended.
 
-    def _collect(self, *, wait_for_room: bool) -> None:
-        done, _ = wait(self._running, timeout=None if wait_for_room else 0, return_when=FIRST_COMPLETED)
+        Args:
+            wait: Whether to wait until something has.
+        """
+        if not self._running:
+            return
+        done, _ = futures.wait(self._running, timeout=None if wait else 0, return_when=futures.FIRST_COMPLETED)
         for future in done:
             message = self._running.pop(future)
             error = future.exception()
@@ -80,3 +85,11 @@ class Runner:
                 self._consumer.settle(message)
             elif self._failed is None:
                 self._failed = error
+
+    def _handle(self, message: Any) -> None:
+        try:
+            with self._consumer.scope(message):
+                self._handler(message)
+        except BaseException:
+            self.stopped = True  # whoever waits for the next message is to come back
+            raise

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ...errors import ConfigurationError
 from ..lease import DEFAULT_LEASE
+from ._urls import hidden
 
 __all__ = ["SCHEMA", "SCHEMES", "Head", "Member", "Put", "RouteStore", "Snapshot", "open_store"]
 
@@ -172,7 +173,7 @@ def open_store(url: str) -> RouteStore:
     scheme = url.partition(":")[0].partition("+")[0]
     if ":" not in url or scheme not in SCHEMES:
         raise ConfigurationError(
-            f"{url!r} is no route store; use a URL whose scheme is one of {', '.join(sorted(SCHEMES))}, such as sqlite:///routes.db"
+            f"{hidden(url)!r} is no route store; use a URL whose scheme is one of {', '.join(sorted(SCHEMES))}, such as sqlite:///routes.db"
         )
     module, _, name = SCHEMES[scheme].partition(":")
     store: RouteStore = getattr(import_module(module), name)(url)
