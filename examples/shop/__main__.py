@@ -11,6 +11,7 @@ import sys
 
 from rich.console import Console
 
+from tenancy import TenancyError
 from tests.services import StartError
 
 from .runner import Shop
@@ -43,8 +44,11 @@ def main() -> int:
                 requests = shop.traffic(options.of_each)
                 say("waiting until everything is handled")
                 report = shop.settle(requests, deadline=12 if options.sabotage else 30)
+                if report.good:
+                    say("taking the keys back from the sandboxes")
+                    shop.retire()
                 say("stopping")
-    except (RuntimeError, StartError) as error:
+    except (RuntimeError, StartError, TenancyError) as error:
         errors.print(str(error), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:

@@ -81,7 +81,7 @@ def ready() -> None:
 
 def consumer_or_sabotage(decorate: Any, handler: Any) -> Any:
     """
-    Return the handler with its filter; or, on request, with the mistakes that the demo must catch.
+    Return the handler with its filter; or, on request, with one of the mistakes that the demo must catch.
     """
     if SABOTAGE == "no-filter":  # handles whatever comes
 

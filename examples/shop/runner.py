@@ -29,6 +29,10 @@ from sqlalchemy import create_engine, text
 
 from tenancy import partition_name
 from tenancy.mesh import Baseline, Endpoint, EnvoyTarget, Fork, Listener, render
+from tenancy.messaging.kafka.broker import KafkaBroker
+from tenancy.routes.stores import open_store, put_workload
+from tenancy.sandbox import Controller
+from tenancy.sandbox import Fork as SandboxFork
 from tests import services
 from tests.services import envoy
 from tests.services.base import free_port
@@ -40,6 +44,8 @@ from .plan import BASELINE, DEMO, EXPECTED, SERVICES, Plan
 __all__ = ["Shop", "Worker"]
 
 _ROOT = Path(__file__).resolve().parents[2]
+#: Seconds for which what was read of the route table may be acted on; 10 unless one is in a hurry.
+LEASE = 2.0
 _HTTP = {"storefront": "http1", "pricing": "grpc", "orders": "http1"}
 
 
@@ -93,6 +99,8 @@ class Shop:
         self._without = without
         self._say = say
         self._stack = ExitStack()
+        self._exact = False
+        self._routes = ""
         self._processes: dict[Worker, Process] = {}
         self.legs: dict[str, str] = {"envoy": "envoy", "grpc": "grpc"}
         self.services: tuple[str, ...] = SERVICES
@@ -162,6 +170,12 @@ class Shop:
                     return report
                 since = time.monotonic()  # what is missing may still come
             time.sleep(0.1)
+
+    def retire(self) -> None:
+        """
+        Take all keys back from their sandboxes, as at the end of a pull request; where hand-over is not exact there is nothing to do.
+        """
+        self._for_each_sandbox(lambda controller, sandbox, _: controller.delete(sandbox, deadline=60))
 
     def ledgers(self) -> dict[Worker, list[Hop]]:
         """
@@ -258,7 +272,10 @@ class Shop:
                 await channel.queue_delete(queue)
 
     def _start_services(self) -> None:
-        (self._run / "routes.json").write_text(json.dumps(self._plan.route_table()))
+        # Consumers that are broken on purpose are strangers, beside which no sandbox is created.
+        strangers = {"no-filter", "ambient"}.intersection(self._sabotage.replace(":", ",").split(","))
+        self._exact = self.legs["kafka"] == "apache" and not strangers
+        self._routes = self._make_routes()
         running = [(service, BASELINE) for service in self.services]
         running += [(service, sandbox) for service, sandbox in self._plan.forks if service in self.services]
         ports = {version: [free_port() for _ in range(self._workers)] for version in running}
@@ -285,7 +302,45 @@ class Shop:
         for (name, version), own in ports.items():
             for number, port in enumerate(own, 1):
                 self._start_worker(Worker(name, version, number), port)
+        # While they start: the forks wait until they are handed something, and nobody else has to.
+        self._for_each_sandbox(lambda controller, sandbox, forks: controller.create(sandbox, forks, deadline=60))
         self._wait_ready()
+
+    def _make_routes(self) -> str:
+        """
+        Make the route table, and return its URL: a store, of which nothing is handed out yet; or a file, where the route table cannot say
+        from which record on a route holds.
+        """
+        if not self._exact:
+            path = self._run / "routes.json"
+            path.write_text(json.dumps(self._plan.route_table()))
+            return path.as_uri()
+        url = f"sqlite:///{self._run / 'routes.db'}"
+        store = open_store(url)
+        store.create(LEASE)
+        store.write([put_workload(f"shop/{service}") for service in SERVICES])
+        store.close()
+        return url
+
+    def _for_each_sandbox(self, do: Callable[[Controller, str, list[SandboxFork]], object]) -> None:
+        if not self._exact:
+            return
+        kafka = str(self._environment["SHOP_KAFKA"])
+        forks: dict[str, list[SandboxFork]] = {}
+        for key, services_of in self._plan.routes.items():
+            for service, sandbox in services_of.items():
+                groups = {f"shop-fulfilment-{self.id}": [f"shop-orders-{self.id}"]} if service == "fulfilment" else {}
+                forks.setdefault(sandbox, []).append(SandboxFork(f"shop/{service}", key, groups))
+
+        def run(sandbox: str) -> None:
+            store = open_store(self._routes)
+            try:
+                do(Controller(store, KafkaBroker({"bootstrap.servers": kafka})), sandbox, forks[sandbox])
+            finally:
+                store.close()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(run, forks))
 
     def _start_worker(self, worker: Worker, port: int) -> None:
         directory = self._run / str(worker)
@@ -310,7 +365,8 @@ class Shop:
             **self._environment,
             **role,
             "TENANCY_WORKLOAD": f"shop/{worker.service}",
-            "TENANCY_ROUTES": (self._run / "routes.json").as_uri(),
+            "TENANCY_ROUTES": self._routes,
+            "TENANCY_ROUTES_DEADLINE": "30",
             "TENANCY_RESPONSE_HEADER": "x-tenancy-served-by",
             "SHOP_ID": self.id,
             "SHOP_RUN": str(self._run / str(worker)),

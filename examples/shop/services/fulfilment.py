@@ -11,9 +11,9 @@ from typing import Any
 import aio_pika
 from confluent_kafka import Consumer, Message
 
-from examples.shop.common import EXCHANGE, GROUP, KAFKA, RABBITMQ, TOPIC, consumer_or_sabotage, handled, ready
+from examples.shop.common import EXCHANGE, GROUP, KAFKA, RABBITMQ, SABOTAGE, TOPIC, consumer_or_sabotage, handled, ready
 from tenancy.messaging import aio_pika as rabbitmq
-from tenancy.messaging import confluent_kafka as kafka
+from tenancy.messaging.confluent_kafka import SelectiveConsumer, group_id
 
 
 async def main() -> None:
@@ -29,15 +29,18 @@ async def main() -> None:
         if exchange is not None:
             await exchange.publish(rabbitmq.inject(aio_pika.Message(order.encode())), "order.fulfilled")
 
-    handle = consumer_or_sabotage(kafka.consumer(), on_order)
-    consumer = Consumer(
-        {
-            "bootstrap.servers": KAFKA,
-            "group.id": kafka.group_id(GROUP),
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-        }
-    )
+    consumer: Any
+    config = {"bootstrap.servers": KAFKA, "group.id": GROUP, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    if SABOTAGE in ("no-filter", "ambient"):  # a consumer of their own, with the mistakes that the demo must catch
+        consumer = Consumer({**config, "group.id": group_id(GROUP)})
+        handle = consumer_or_sabotage(None, on_order)
+    else:
+        consumer = SelectiveConsumer(config)
+
+        async def handle(message: Message) -> None:
+            with consumer.scope(message):
+                await on_order(message)
+
     consumer.subscribe([TOPIC])
     try:
         while True:
