@@ -63,6 +63,7 @@ class Gate:
         workload: This process's workload; default the setting.
         accept: Which keys are accepted; default the setting, else those that the table knows.
         routes: The live route table; default the one of the settings.
+        instead: What to use where the table says from which message on a route holds, which nobody can tell here; empty: nothing does.
 
     Raises:
         IdentityError: If it is not said who this process is.
@@ -76,7 +77,9 @@ class Gate:
         workload: str | None = None,
         accept: Accept | None = None,
         routes: LiveRoutes | None = None,
+        instead: str = "",
     ) -> None:
+        self._instead = instead
         self._judge = Judge(adapter, workload=workload, routes=routes)
         self._admission = Admission(adapter, accept=accept, routes=self._judge.routes)
         self._open = False
@@ -102,6 +105,7 @@ class Gate:
         Raises:
             RoutesNotSyncedError: If the deadline of the settings passed.
             IdentityError: If the table does not know this workload.
+            ConfigurationError: If the table asks for more than can be kept to here.
         """
         if not self._open:
             self._judge.wait_synced()
@@ -144,6 +148,11 @@ class Gate:
         return Decision(verdict, admitted.outcome == "malformed")
 
     def _opened(self) -> None:
+        if self._instead and self._judge.routes.table.lease is not None:
+            raise ConfigurationError(
+                f"{self._judge.routes.source.name} says from which record on a key is a sandbox's, and a decorated handler cannot keep to "
+                f"that: what it skips or handles at the wrong moment would have two owners or none. Use {self._instead}"
+            )
         self._open = True
         warn_once(
             f"messaging:hand-over:{self._judge.adapter}",

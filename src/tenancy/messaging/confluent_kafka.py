@@ -19,7 +19,8 @@ from opentelemetry.context import Context
 from .. import propagator
 from .._optional import extra
 from ..config import Accept, switched_on
-from ..context import attached, with_key
+from ..context import attached, routing_key
+from ..context import with_key as context_with
 from ..key import RoutingKey
 from ..observe import count, warn_once
 from ..routes import LiveRoutes
@@ -28,17 +29,32 @@ from .kafka.confluent import SelectiveConsumer
 from .kafka.selection import HoldLimit
 
 with extra("kafka", "confluent_kafka"):
-    from confluent_kafka import Message
+    from confluent_kafka import DeserializingConsumer, KafkaException, Message
 
-__all__ = ["Headers", "HoldLimit", "SelectiveConsumer", "consumer", "group_id", "inject", "synced", "wait_synced"]
+__all__ = [
+    "Headers",
+    "HoldLimit",
+    "SelectiveConsumer",
+    "SelectiveDeserializingConsumer",
+    "consumer",
+    "group_id",
+    "inject",
+    "synced",
+    "topic_name",
+    "transactional_id",
+    "wait_synced",
+    "with_key",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 #: Headers as confluent-kafka takes them.
 Headers: TypeAlias = "Mapping[str, str | bytes | None] | Sequence[tuple[str, str | bytes | None]]"
 
 _CURRENT: Any = propagator.CURRENT
+_HEADERS_AT = 6  # among the arguments of produce() after the topic
 
 
 def inject(headers: Headers | None = None, *, key: RoutingKey | str | None = _CURRENT) -> list[tuple[str, str | bytes | None]]:
@@ -73,6 +89,110 @@ def group_id(base: str, *, workload: str | None = None) -> str:
         IdentityError: If it is not said who this process is; it never joins the baseline's group by accident.
     """
     return own_name(base, "kafka-group", workload)
+
+
+def topic_name(base: str, *, workload: str | None = None) -> str:
+    """
+    Return the topic of this process, where a sandbox has topics of its own instead of reading the baseline's: *base* for the baseline.
+
+    Args:
+        base: The topic of the baseline, such as ``orders``; sandbox ``pr-42`` then has ``orders.pr-42``.
+        workload: This process's workload, ``namespace/name``; default the setting.
+
+    Raises:
+        IdentityError: If it is not said who this process is.
+    """
+    return own_name(base, "kafka-topic", workload)
+
+
+def transactional_id(base: str, *, workload: str | None = None) -> str:
+    """
+    Return the ``transactional.id`` of this process: *base* for the baseline, one of its own for each sandbox, which would fence the
+    baseline's producer with the same one (KIP-98).
+
+    Args:
+        base: The baseline's, which tells its instances apart, such as ``orders-0``.
+        workload: This process's workload, ``namespace/name``; default the setting.
+
+    Raises:
+        IdentityError: If it is not said who this process is.
+    """
+    return own_name(base, "kafka-group", workload)
+
+
+def with_key(producer: T) -> T:
+    """
+    Return a producer whose messages carry the routing key that is current when they are produced: those of ``produce`` and, one by one, of
+    ``produce_batch``, which by itself cannot send headers.
+
+    Args:
+        producer: A ``confluent_kafka.Producer``, or one of its kinds. It is not changed: use what is returned in its place, also for
+            ``flush`` and ``poll``.
+    """
+    keyed: Any = _Producer(producer) if switched_on() else producer
+    return keyed  # type: ignore[no-any-return]
+
+
+class _Producer:
+    """
+    A producer that writes the routing key; everything else is the producer's own.
+    """
+
+    def __init__(self, producer: Any) -> None:
+        self._tenancy_producer = producer
+
+    def produce(self, topic: str, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > _HEADERS_AT:
+            args = (*args[:_HEADERS_AT], inject(args[_HEADERS_AT]), *args[_HEADERS_AT + 1 :])
+        else:
+            kwargs["headers"] = inject(kwargs.get("headers"))
+        return self._tenancy_producer.produce(topic, *args, **kwargs)
+
+    def produce_batch(self, topic: str, messages: list[dict[str, Any]], partition: int = -1, on_delivery: Any = None) -> int:
+        if routing_key() is None:
+            return int(self._tenancy_producer.produce_batch(topic, messages, partition, on_delivery))
+        # A batch of librdkafka's has no headers, so these go one by one; what fails is noted as there.
+        queued = 0
+        for message in messages:
+            given = {name: message[name] for name in ("value", "key", "timestamp") if name in message}
+            try:
+                self.produce(
+                    topic,
+                    partition=message.get("partition", partition),
+                    on_delivery=message.get("callback", on_delivery),
+                    **given,
+                )
+                queued += 1
+            except (BufferError, KafkaException) as error:  # noqa: PERF203
+                message["_error"] = error.args[0]
+        return queued
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return self._tenancy_producer.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tenancy_producer, name)
+
+    def __len__(self) -> int:
+        return len(self._tenancy_producer)
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class SelectiveDeserializingConsumer(DeserializingConsumer, SelectiveConsumer):  # type: ignore[misc]
+    """
+    A ``confluent_kafka.DeserializingConsumer`` that yields only the messages that are this process's; the others are not deserialized.
+
+    Args:
+        config: The configuration, as for ``DeserializingConsumer``.
+        options: As for `SelectiveConsumer`: ``workload``, ``accept``, ``routes``, ``hold``.
+    """
+
+    def __init__(self, config: Mapping[str, Any], **options: Any) -> None:
+        self._options = options
+        super().__init__(dict(config))
 
 
 class _Decorator(Protocol):
@@ -151,7 +271,7 @@ def _decorated(function: Any, workload: str | None, accept: Accept | None, route
     call = checked(function)
     if not switched_on():
         return function
-    gate = Gate("confluent_kafka", workload=workload, accept=accept, routes=routes)
+    gate = Gate("confluent_kafka", workload=workload, accept=accept, routes=routes, instead="confluent_kafka.SelectiveConsumer")
     return disguised((_coroutine if inspect.iscoroutinefunction(call) else _function)(function, gate), function, gate)
 
 
@@ -223,6 +343,6 @@ def _context(message: Any, headers: Any, gate: Gate) -> Context | None:
     if message is None:
         return None
     if message.error() is not None:
-        return with_key(None)
+        return context_with(None)
     decision = gate.decide(headers)
     return decision.context if decision.owned else None

@@ -10,10 +10,20 @@ from confluent_kafka import KafkaException, TopicPartition
 
 import tenancy
 from tenancy import ConfigurationError, HandoverError, IdentityError
-from tenancy.messaging.confluent_kafka import HoldLimit, SelectiveConsumer
+from tenancy.messaging.confluent_kafka import (
+    HoldLimit,
+    SelectiveConsumer,
+    SelectiveDeserializingConsumer,
+    consumer,
+    topic_name,
+    transactional_id,
+    wait_synced,
+    with_key,
+)
 from tenancy.routes import State
 from tenancy.sandbox import Fork
 from tests.messaging.kafka.support import WORKLOAD, Polling, World, nothing, subscribed, take, wait_for
+from tests.messaging.support import become
 
 pytestmark = pytest.mark.service
 
@@ -98,6 +108,59 @@ class TestSelecting:
         with subscribed(SelectiveConsumer(config), world.topic) as plain:
             assert take(plain, 2) == [0, 1]
         assert world.committed() == 2
+
+
+class TestProducers:
+    """What sends."""
+
+    def test_with_key(self, world: World) -> None:
+        """Code that knows nothing of keys sends them: one by one, with headers of its own in any place, and in batches."""
+        producer = with_key(confluent_kafka.Producer({"bootstrap.servers": world.kafka}))
+        assert isinstance(producer, confluent_kafka.Producer)
+        with tenancy.scope("pr-5"):
+            producer.produce(world.topic, b"0", partition=0)
+            producer.produce(world.topic, b"1", None, 0, None, None, 0, [("mine", b"1")])
+            producer.produce(world.topic, b"2", partition=0, headers={"mine": b"1"})
+            if hasattr(producer, "produce_batch"):
+                producer.produce_batch(world.topic, [{"value": b"3"}, {"value": b"4"}], partition=0)
+        producer.produce(world.topic, b"5", partition=0)
+        assert producer.flush(10) == 0
+        reader = confluent_kafka.cimpl.Consumer({"bootstrap.servers": world.kafka, "group.id": "none"})
+        reader.assign([TopicPartition(world.topic, 0, 0)])
+        ours = ("baggage", b"sd-routing-key=pr-5")
+        last = 6 if hasattr(producer, "produce_batch") else 4
+        found = [wait_for(lambda: reader.poll(0.2)).headers() for _ in range(last)]
+        assert found[:3] == [[ours], [("mine", b"1"), ours], [("mine", b"1"), ours]]
+        assert found[3:-1] in ([], [[ours], [ours]])
+        assert not found[-1]
+        reader.close()
+
+    def test_names_of_a_sandbox(self) -> None:
+        """A sandbox fences nobody, and may have topics of its own."""
+        become("pr-42")
+        assert (transactional_id("orders-0"), topic_name("orders")) == ("orders-0.pr-42", "orders.pr-42")
+        become(None)
+        assert (transactional_id("orders-0"), topic_name("orders")) == ("orders-0", "orders")
+
+    def test_a_decorated_handler_is_refused_where_positions_count(self, world: World) -> None:
+        """It would decide by the table of the moment."""
+        become(None)
+        handler = consumer(routes=world.store.live())(lambda message: None)
+        with pytest.raises(ConfigurationError, match=r"Use confluent_kafka\.SelectiveConsumer"):
+            wait_synced(handler)
+
+    def test_others_are_not_deserialized(self, world: World) -> None:
+        """A message that is another's may have a form that this version does not know."""
+        world.fork()
+        world.send("pr-1", None)
+
+        def deserialize(value: bytes, _: Any) -> str:
+            assert value == b"None"
+            return "done"
+
+        config = {"value.deserializer": deserialize}
+        with subscribed(world.consumer(kind=SelectiveDeserializingConsumer, **config), world.topic) as baseline:
+            assert wait_for(lambda: baseline.poll(0.2)).value() == "done"
 
 
 class TestHolding:
@@ -343,9 +406,9 @@ class TestRefusals:
         world.send("pr-1")
         tenancy.configure(workload="shop/oders", role="baseline")
         config = {"bootstrap.servers": world.kafka, "group.id": world.topic, "auto.offset.reset": "earliest"}
-        consumer = SelectiveConsumer(config, routes=world.store.live())
-        with subscribed(consumer, world.topic), pytest.raises(IdentityError, match=r"did you mean shop/orders"):
-            wait_for(lambda: consumer.poll(0.2))
+        reader = SelectiveConsumer(config, routes=world.store.live())
+        with subscribed(reader, world.topic), pytest.raises(IdentityError, match=r"did you mean shop/orders"):
+            wait_for(lambda: reader.poll(0.2))
 
     def test_the_clients_own_errors_are_its_own(self, world: World) -> None:
         """Storing where the client stores is refused as the client refuses it, and so is a commit of nothing."""

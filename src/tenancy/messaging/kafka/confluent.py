@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 from ..._optional import extra
@@ -67,6 +68,8 @@ class SelectiveConsumer(AssignedConsumer):
         ConfigurationError: If there is no route source, or if the configuration would lose a sandbox's messages.
     """
 
+    _options: Mapping[str, Any] = MappingProxyType({})
+
     def __init__(
         self,
         config: Mapping[str, Any],
@@ -78,6 +81,8 @@ class SelectiveConsumer(AssignedConsumer):
         **options: Any,
     ) -> None:
         self._selection = None
+        if self._options:  # of a kind of consumer whose constructor passes on nothing but the configuration
+            workload, accept, routes, hold = (self._options.get(name) for name in ("workload", "accept", "routes", "hold"))
         if switched_on():
             self._selection = Selection("confluent_kafka", workload=workload, accept=accept, routes=routes, hold=hold)
         self._plan = planned(config, self._selection)
