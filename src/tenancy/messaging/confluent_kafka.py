@@ -163,7 +163,7 @@ class _Producer:
                     **given,
                 )
                 queued += 1
-            except (BufferError, KafkaException) as error:  # noqa: PERF203
+            except (BufferError, KafkaException) as error:
                 message["_error"] = error.args[0]
         return queued
 

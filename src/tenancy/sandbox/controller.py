@@ -6,22 +6,25 @@ It remembers nothing but what is in the route store. Whoever finds a life half-w
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import ConflictError, HandoverError, RouteSourceError
 from ..key import RoutingKey
-from ..messaging.kafka.broker import BrokerError, GroupMember, KafkaBroker, Topic
-from ..messaging.kafka.gap import GapReader, Remaining
 from ..messaging.kafka.groups import group_name
 from ..naming import is_workload
 from ..routes import Handover, RouteTable, State
 from ..routes.lease import now, outwait
 from ..routes.lives import abandon, activate, begin_create, begin_delete, claim_gap, drain, finish, is_drained, replace_reader
 from ..routes.stores import Member, RouteStore, put_handover, put_workload, table_of
+
+if TYPE_CHECKING:  # whoever names no Kafka needs no client for it
+    from ..messaging.kafka.broker import GroupMember, KafkaBroker, Topic
+    from ..messaging.kafka.gap import Remaining
 
 __all__ = ["Controller", "Fork", "Progress"]
 
@@ -91,6 +94,12 @@ class Controller:
         # When nobody acts any more on what was before the row that is known here, by the row's version.
         self._settled: dict[tuple[str, RoutingKey], tuple[int, float]] = {}
         self._told: dict[tuple[str, RoutingKey], Progress] = {}
+        # What passes: a step is taken again until the deadline.
+        self._passing: tuple[type[Exception], ...] = (RouteSourceError,)
+        if kafka is not None:
+            from ..messaging.kafka.broker import BrokerError
+
+            self._passing = (RouteSourceError, BrokerError)
 
     def create(self, sandbox: str, forks: Iterable[Fork], *, deadline: float = 120.0, late: str = "baseline") -> list[Handover]:
         """
@@ -138,6 +147,9 @@ class Controller:
         end = now() + deadline
         drained_by = end - deadline + (deadline / 2 if drain is None else drain)
         rows = self._retried(lambda: self.status(sandbox), end)
+        for row in rows:
+            if row.state not in (State.NONE, State.CREATING):
+                self._check_kafka(row.workload, row.groups)
         for row in rows:  # all at once, so that they wait together
             if row.state is State.ACTIVE:
                 self._write(begin_delete(row))
@@ -149,6 +161,15 @@ class Controller:
         """
         return [row for row in self._table().handovers() if sandbox is None or row.sandbox == sandbox]
 
+    def remade(self, row: Handover) -> list[str]:
+        """
+        Return the topics that were deleted and made again since a key was handed over: where their cuts lie means nothing any more.
+        """
+        if self._kafka is None or not row.epochs:
+            return []
+        ids = row.epochs[-1].ids
+        return sorted(name for name, topic in self._kafka.topics(ids).items() if topic.id != ids[name])
+
     # The steps
 
     def _begin(self, sandbox: str, fork: Fork, late: str, end: float) -> None:
@@ -159,8 +180,7 @@ class Controller:
                 return True
             groups = fork.groups if fork.groups is not None else self._registered(fork.workload)
             named = {group: tuple(topics) for group, topics in groups.items()}
-            if named and self._kafka is None:
-                raise HandoverError(f"{fork.workload} reads Kafka, and it is not said where that is; give kafka=KafkaBroker(...)")
+            self._check_kafka(fork.workload, named)
             new = begin_create(table.handovers(fork.workload), fork.workload, RoutingKey(fork.key), sandbox, named, late=late)
             return self._write(new, workload=fork.workload not in table.workloads)
 
@@ -175,9 +195,10 @@ class Controller:
                     f"{row.key} on {row.workload} is {row.state.value} for sandbox {row.sandbox or 'nobody'}: somebody else has gone on "
                     "with it"
                 )
+            self._tell(row)
             if row.state is State.ACTIVE:
-                self._tell(row)
                 return row
+            self._check_kafka(row.workload, row.groups)
             self._wait_settled(row, end)
             self._wait_members(row, end)
             topics = self._topics(row)
@@ -197,16 +218,19 @@ class Controller:
     def _delete(self, first: Handover, end: float, drained_by: float, remaining: Remaining) -> Handover:
         def step() -> Handover | None:
             row = self._row(first.workload, first.key)
+            self._tell(row)
             if row.state is State.NONE or row.epoch != first.epoch:
-                self._tell(row)
                 self._delete_groups(first._replace(state=State.NONE), end)
                 return row
             if row.state is State.CREATING:
                 self._write(abandon(row))
-            elif row.state is State.ACTIVE:
+                return None
+            self._check_kafka(row.workload, row.groups)
+            if row.state is State.ACTIVE:
                 self._write(begin_delete(row))
             elif row.state is State.DELETING:
                 self._wait_settled(row, end)
+                self._tell_remade(row)
                 self._write(drain(row, self._kafka.log_ends(self._topics(row)) if self._kafka else {}))
             elif row.state is State.DRAINING:
                 if self._is_drained(row):
@@ -230,9 +254,12 @@ class Controller:
         while True:
             try:
                 return step()
-            except (RouteSourceError, BrokerError):
+            except self._passing as error:
                 if now() >= end:
                     raise
+                for told in tuple(self._told.values()):
+                    if told.state not in (State.ACTIVE, State.NONE):
+                        self._tell(told, f"an answer: {error}")
                 self._sleep(_LOOK_EVERY)
 
     def _reclaim(self, row: Handover, end: float, remaining: Remaining) -> None:
@@ -248,6 +275,8 @@ class Controller:
                 named = ", ".join(map(str, members))
                 self._pause(row, f"the members of {group} to leave it, since they might still handle something: {named}", end)
         if self._kafka is not None:
+            from ..messaging.kafka.gap import GapReader
+
             reader = GapReader(self._kafka, self._store, row, self.name, remaining, tell=lambda text: self._tell(row, text))
             if not reader.run(end):
                 return
@@ -318,6 +347,15 @@ class Controller:
 
     # What others know
 
+    def _check_kafka(self, workload: str, groups: Mapping[str, Sequence[str]]) -> None:
+        """
+        Make sure that a broker is there for a workload that reads from one: cuts that nobody asked it for would be wrong.
+        """
+        if groups and self._kafka is None:
+            raise HandoverError(
+                f"{workload} reads Kafka in {', '.join(sorted(groups))}, and it is not said where that is; give kafka=KafkaBroker(...)"
+            )
+
     def _table(self) -> RouteTable:
         return table_of(self._store.snapshot(), origin=self._store.name)
 
@@ -338,7 +376,9 @@ class Controller:
         return True
 
     def _registered(self, workload: str) -> dict[str, Sequence[str]]:
-        sandboxes = {row.sandbox for row in self._table().handovers(workload)}
+        # Also those that are gone: one that was killed has not taken its registration back.
+        rows = list(self._table().handovers(workload))
+        sandboxes = {row.sandbox for row in rows} | {epoch.sandbox for row in rows for epoch in row.epochs}
         groups: dict[str, set[str]] = {}
         for member in self._store.members(workload):
             if not _is_of_sandbox(member, sandboxes):
@@ -357,9 +397,21 @@ class Controller:
     def _members(self, group: str) -> list[GroupMember]:
         return self._kafka.members(group) if self._kafka else []
 
-    def _tell(self, row: Handover, waiting: str = "") -> None:
+    def _tell_remade(self, row: Handover) -> None:
+        for topic in self.remade(row):
+            logging.getLogger("tenancy").error(
+                "the topic %s was made again since %s on %s was handed to sandbox %s: its records up to the old cuts are the baseline's, and "
+                "what the sandbox had not handled of the old ones is gone",
+                topic,
+                row.key,
+                row.workload,
+                row.sandbox,
+            )
+
+    def _tell(self, row: Handover | Progress, waiting: str = "") -> None:
         told = Progress(row.workload, row.key, row.state, waiting)
-        if self._told.get((row.workload, row.key)) != told:
+        before = self._told.get((row.workload, row.key))
+        if told != before and (waiting or before is None or before.state is not told.state):
             self._told[row.workload, row.key] = told
             self._progress(told)
 

@@ -7,6 +7,7 @@ from typing import Any
 import confluent_kafka
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import NewTopic
 
 import tenancy
 from tenancy import ConfigurationError, HandoverError, IdentityError
@@ -20,6 +21,7 @@ from tenancy.messaging.confluent_kafka import (
     wait_synced,
     with_key,
 )
+from tenancy.observe import _gauges
 from tenancy.routes import State
 from tenancy.sandbox import Fork
 from tests.messaging.kafka.support import WORKLOAD, Polling, World, nothing, subscribed, take, wait_for
@@ -228,6 +230,19 @@ class TestHolding:
             assert nothing(baseline)
             world.store.restore()
             assert take(baseline, 1) == [1]
+
+    def test_what_is_set_aside_can_be_seen(self, world: World) -> None:
+        """How much waits, and for how long, is measured."""
+        world.step("create")
+        world.send("pr-1", "pr-1")
+        with subscribed(world.consumer(), world.topic) as baseline:
+            wait_for(lambda: baseline.poll(0.1) or baseline._selection.held()[0] == 2)
+            number, age = baseline._selection.held()
+            assert (number, 0 < age < 30) == (2, True)
+            assert baseline._selection in _gauges._watched
+            assert {"adapter": "confluent_kafka", "workload": WORKLOAD} in [
+                observation.attributes for observation in _gauges._amounts(None) if observation.value == 2
+            ]
 
     def test_a_start_without_the_store(self, world: World) -> None:
         """The baseline starts, and takes what has no key; what has one waits."""
@@ -518,6 +533,21 @@ class TestController:
         assert [row.epoch for row in world.controller().create("pr-1", forks)] == [1]
         with pytest.raises(HandoverError, match="pr-1 on shop/orders is active for sandbox pr-1"):
             world.controller().create("pr-2", forks)
+
+    def test_a_topic_that_was_made_again(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """It is told loudly when the key is taken back, and the sandbox can be deleted."""
+        world.send(*["pr-1"] * 5)
+        controller = world.controller()
+        (row,) = controller.create("pr-1", [Fork(WORKLOAD, "pr-1", {world.topic: [world.topic]})])
+        assert controller.remade(row) == []
+        world.admin.delete_topics([world.topic])[world.topic].result(30)
+        wait_for(lambda: not world.broker.topics([world.topic]))
+        world.admin.create_topics([NewTopic(world.topic, 1, 1)])[world.topic].result(30)
+        wait_for(lambda: world.broker.topics([world.topic]))
+        assert controller.remade(row) == [world.topic]
+        (row,) = controller.delete("pr-1", deadline=30, drain=0.5)
+        assert row.state is State.NONE
+        assert "was made again since pr-1 on shop/orders was handed to sandbox pr-1" in caplog.text
 
     def test_a_topic_that_is_not_there(self, world: World) -> None:
         """It is named, and nothing becomes active."""

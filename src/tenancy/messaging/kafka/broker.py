@@ -14,7 +14,6 @@ from ...routes.handover import Cuts
 
 with extra("kafka", "confluent_kafka"):
     from confluent_kafka import (
-        ConsumerGroupTopicPartitions,
         IsolationLevel,
         KafkaError,
         KafkaException,
@@ -23,6 +22,7 @@ with extra("kafka", "confluent_kafka"):
     )
     from confluent_kafka.admin import AdminClient
     from confluent_kafka.admin._listoffsets import OffsetSpec
+    from confluent_kafka.cimpl import Consumer
 
 __all__ = ["BrokerError", "GroupMember", "KafkaBroker", "Topic"]
 
@@ -111,9 +111,18 @@ class KafkaBroker:
         asked = _partitions(topics)
         if not asked:
             return {}
-        requests = [ConsumerGroupTopicPartitions(group, asked)]
-        found = self._answers(lambda: self._admin.list_consumer_group_offsets(requests, request_timeout=self._timeout))
-        listed = found[group].topic_partitions if group in found else []
+        # A consumer that never joins. The AdminClient's way to ask (confluent-kafka 2.16.1) ends in a segmentation fault when a broker is
+        # restarted at the same time.
+        consumer = Consumer({"log_level": 2, **self.config, "group.id": group, "enable.auto.commit": False})
+        try:
+            listed: list[Any] = consumer.committed(asked, timeout=self._timeout)
+        except KafkaException as error:
+            raise self._unanswered(error) from error
+        finally:
+            consumer.close()
+        failed = next((entry.error for entry in listed if entry.error is not None), None)
+        if failed is not None:
+            raise self._unanswered(KafkaException(failed))
         return _cuts(topics, {(entry.topic, entry.partition): max(entry.offset, -1) for entry in listed}, -1)
 
     def members(self, group: str) -> list[GroupMember]:
@@ -156,9 +165,12 @@ class KafkaBroker:
         except (KafkaException, TimeoutError) as error:
             # After a broker's restart the client would ask with what it knew of its leaders and coordinators before, for ever.
             self._admin = self._connect()
-            servers = self.config.get("bootstrap.servers")
-            raise BrokerError(f"Kafka at {servers} does not answer: {error}; nothing was changed, so try again") from error
+            raise self._unanswered(error) from error
         return answers
+
+    def _unanswered(self, error: Exception) -> BrokerError:
+        servers = self.config.get("bootstrap.servers")
+        return BrokerError(f"Kafka at {servers} does not answer: {error}; nothing was changed, so try again")
 
 
 def _partitions(topics: Mapping[str, Topic]) -> list[Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ...key import RoutingKey
@@ -70,9 +71,9 @@ class PartitionLedger:
 
     def hold(self, held: Held) -> None:
         """
-        A record is set aside.
+        A record is set aside; one that was handed out before, and taken back, comes later than others with higher offsets.
         """
-        self.held.append(held)
+        insort(self.held, held, key=attrgetter("offset"))
         self.held_bytes += held.size
 
     def release(self, held: Held) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ...config import Accept, settings
 from ...errors import IdentityError
 from ...key import RoutingKey
-from ...observe import count, key_label, report_malformed, warn_once
+from ...observe import count, key_label, report_malformed, warn_once, watch_held
 from ...propagator import read
 from ...routes import Handover, LiveRoutes, Position, Reader, RouteSource, RouteTable, State, Verdict, View, decide_record
 from ...routes.admission import Admission
@@ -112,6 +112,7 @@ class Selection:
         # By the key's bytes as they stand in a record, topic and partition: what spares the decision most times.
         self._known: dict[tuple[bytes, str, int], Known] = {}
         self._known_of: RouteTable | None = None
+        watch_held(self)
 
     # Who reads
 
@@ -365,12 +366,19 @@ class Selection:
             self._full = {place for place in self._full if place in self.ledgers and self._is_full(self.ledgers[place])}
         return self._full
 
-    def oldest(self) -> float:
+    def held(self) -> tuple[int, float]:
         """
-        Return how many seconds the record that was set aside first has been waiting; 0: there is none.
+        Return how many records are set aside, and for how many seconds the first of them.
         """
-        since = [ledger.held[0].since for ledger in self.ledgers.values() if ledger.held]
-        return time.monotonic() - min(since) if since else 0.0
+        ledgers = [ledger for ledger in list(self.ledgers.values()) if ledger.held]
+        since = min((ledger.held[0].since for ledger in ledgers), default=0.0)
+        return sum(len(ledger.held) for ledger in ledgers), time.monotonic() - since if since else 0.0
+
+    def labels(self) -> dict[str, str]:
+        """
+        Return by what its metrics are told apart.
+        """
+        return {"adapter": self.adapter, "workload": self._judge.identity.workload}
 
     # How far may be committed
 
