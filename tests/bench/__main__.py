@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from . import core, footprint, grpc, http
+from tests import services
+
+from . import core, footprint, grpc, http, kafka
 from .harness import ROUNDS, Result, measure
 
 
@@ -24,12 +27,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"interleaved rounds of each figure (default {ROUNDS})")
     options = parser.parse_args()
     known = [*core.cases(), *http.cases(), *grpc.cases(), *footprint.cases()]
-    unknown = set(options.names) - {case.name for case in known}
+    names = [*(case.name for case in known), *kafka.NAMES]
+    unknown = set(options.names) - set(names)
     if unknown:
-        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join(case.name for case in known)}")
-    cases = [case for case in known if not options.names or case.name in options.names]
+        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    wanted = set(options.names or names)
     results = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with ExitStack() as stack, Progress(console=Console(stderr=True), transient=True) as progress:
+        if wanted.intersection(kafka.NAMES):
+            known += kafka.cases(stack.enter_context(services.start("kafka")).address)
+        cases = [case for case in known if case.name in wanted]
         for case in cases:
             task = progress.add_task(case.name, total=options.rounds)
             results.append(measure(case, rounds=options.rounds, advance=lambda task=task: progress.advance(task)))

@@ -4,7 +4,6 @@ What the selective consumers add to a loop that polls: real Kafka, records that 
 
 from __future__ import annotations
 
-import atexit
 import json
 import time
 import uuid
@@ -19,12 +18,17 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 import tenancy
 from tenancy.messaging.confluent_kafka import SelectiveConsumer
 from tenancy.routes import Epoch, Handover, LiveRoutes, RouteTable, State
-from tests import services
 
 from .harness import Case
 from .http import Nowhere
 
-__all__ = ["cases"]
+__all__ = ["NAMES", "cases"]
+
+#: What `cases` yields.
+NAMES = (
+    *("kafka_poll_filter", "kafka_consume_filter", "kafka_consume_filter_repeat", "kafka_filter_json", "kafka_skip"),
+    *("kafka_routes_10k", "kafka_vs_otel"),
+)
 
 _RECORDS = 10_000
 _BATCH = 500
@@ -244,13 +248,3 @@ def cases(bootstrap: str) -> Iterator[Case]:
         "poll with scope / OTel's poll",
     )
     del owned, rare
-
-
-def started() -> Iterator[Case]:
-    """
-    Yield the cases, on a broker of our own that ends with this process.
-    """
-    running = services.start("kafka")
-    address = running.__enter__().address
-    atexit.register(running.__exit__, None, None, None)
-    yield from cases(address)

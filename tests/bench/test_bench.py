@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.bench import core, footprint, grpc, http
+from tests.bench import kafka as kafka_figures
 from tests.bench.harness import Case, measure
 
 CASES = [*core.cases(), *http.cases(), *grpc.cases(), *footprint.cases()]
@@ -39,3 +40,13 @@ def test_every_variant_does_its_work(name: str, work: object) -> None:
 def test_names_are_unique() -> None:
     """No figure hides another in build/bench.json."""
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.service
+def test_the_figures_of_kafka(kafka: str) -> None:
+    """Each variant on a real broker gets the messages that it should, and the list of names is true."""
+    cases = list(kafka_figures.cases(kafka))
+    assert tuple(case.name for case in cases) == kafka_figures.NAMES
+    for case in cases:
+        for work in case.variants.values():
+            assert isinstance(work(1), float)
