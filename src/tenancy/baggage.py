@@ -27,6 +27,7 @@ MAX_BYTES = 8192
 _SHORT = MAX_MEMBERS  # characters; what is shorter has fewer members, and bytes, than allowed
 _OWS = " \t"
 _NAMES = (str, bytes)
+_HITS = 3  # how often in a row headers may differ from those before until they are not compared any more
 _PASSED, _PASSED_LENGTH = 1024, 64  # names remembered, and characters of each
 
 # A routing key that is followed by nothing or by the next member.
@@ -169,9 +170,15 @@ class Codec:
         """
         passed, only, at, usual = self._passed, self._only, -1, ""
         found: list[tuple[int, bytes | bool]] = []
+        same: Any = None  # headers without a key, which often come again; to compare is worth it only where they do
+        hits = 0
         try:
             for headers in carriers:
                 at += 1
+                if hits >= 0 and headers == same:
+                    hits = _HITS
+                    continue
+                hits -= 1
                 for name, value in headers or ():
                     if name == "baggage":
                         line = value.decode("latin-1")
@@ -185,7 +192,9 @@ class Codec:
                     raw = self.scan(headers)
                     if raw is not False:
                         found.append((at, raw))
-                    break
+                        break
+                else:
+                    same = headers
         except AttributeError:
             scanned = ((index, self.scan(headers)) for index, headers in enumerate(carriers) if headers)
             return [(index, raw) for index, raw in scanned if raw is not False]

@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -192,7 +193,9 @@ def _instrumented(config: dict[str, Any]) -> Any:
     instrumentor = ConfluentKafkaInstrumentor()
     instrumentor.instrument(tracer_provider=provider)
     try:
-        return confluent_kafka.Consumer(config)
+        consumer = confluent_kafka.Consumer(config)
+        # As it is bound now, it stays instrumented.
+        return SimpleNamespace(consumer=consumer, assign=consumer.assign, seek=consumer.seek, poll=consumer.poll)
     finally:
         instrumentor.uninstrument()
 
