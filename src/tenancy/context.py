@@ -4,8 +4,7 @@ Where the routing key lives while code runs: in OpenTelemetry baggage, in the cu
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextvars import Token
 from typing import Any
 
@@ -151,16 +150,21 @@ class _Renamed(trace.Span):
         self._span.record_exception(*args, **kwargs)
 
 
-@contextmanager
-def attached(context: Context) -> Iterator[None]:
+class attached:  # noqa: N801 - it is used as a function: `with attached(context)`
     """
     Make *context* current for a block, and restore the previous one whatever happens in it.
     """
-    token = otel.attach(context)
-    try:
-        yield
-    finally:
-        otel.detach(token)
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token = otel.attach(self._context)
+
+    def __exit__(self, *error: object) -> None:
+        otel.detach(self._token)
 
 
 class Step:
