@@ -187,7 +187,7 @@ class SelectiveDeserializingConsumer(DeserializingConsumer, SelectiveConsumer): 
 
     Args:
         config: The configuration, as for ``DeserializingConsumer``.
-        options: As for `SelectiveConsumer`: ``workload``, ``accept``, ``routes``, ``hold``.
+        options: As for `SelectiveConsumer`: ``workload``, ``accept``, ``routes``, ``hold``, ``in_order``.
     """
 
     def __init__(self, config: Mapping[str, Any], **options: Any) -> None:

@@ -56,9 +56,8 @@ def begin_create(
         raise HandoverError(
             f"{key} on {workload} is {row.state.value} for sandbox {row.sandbox}; delete that first, or wait until it is gone"
         )
-    others = [other for other in known.values() if other.sandbox == sandbox]
-    living = [other.generation for other in others if other.state is not State.NONE]
-    generation = living[0] if living else 1 + max((other.generation for other in others), default=0)
+    living = [other.generation for other in known.values() if other.sandbox == sandbox and other.state is not State.NONE]
+    generation = living[0] if living else 1 + max((other.generation for other in known.values()), default=0)
     return row._replace(
         state=State.CREATING,
         epoch=row.epoch + 1,

@@ -20,7 +20,7 @@ from ..naming import is_workload
 from ..routes import Handover, RouteTable, State
 from ..routes.lease import now, outwait
 from ..routes.lives import abandon, activate, begin_create, begin_delete, claim_gap, drain, finish, is_drained, replace_reader
-from ..routes.stores import Member, RouteStore, put_handover, put_workload, table_of
+from ..routes.stores import RouteStore, put_handover, put_workload, table_of
 
 if TYPE_CHECKING:  # whoever names no Kafka needs no client for it
     from ..messaging.kafka.broker import GroupMember, KafkaBroker, Topic
@@ -325,7 +325,14 @@ class Controller:
         """
         for group in row.groups:
             while True:
-                known = {member.member for member in self._store.members(row.workload)}
+                registered = self._store.members(row.workload)
+                mixed = sorted({member.sandbox for member in registered if member.group == group and member.sandbox})
+                if mixed:
+                    raise HandoverError(
+                        f"sandbox {', '.join(mixed)} reads in {group}, the group of the baseline of {row.workload}, and takes its records; "
+                        "give 'group.id' by way of SelectiveConsumer, which derives one for each sandbox"
+                    )
+                known = {member.member for member in registered}
                 strangers = [member for member in self._members(group) if member.id not in known]
                 if not strangers:
                     break
@@ -376,12 +383,9 @@ class Controller:
         return True
 
     def _registered(self, workload: str) -> dict[str, Sequence[str]]:
-        # Also those that are gone: one that was killed has not taken its registration back.
-        rows = list(self._table().handovers(workload))
-        sandboxes = {row.sandbox for row in rows} | {epoch.sandbox for row in rows for epoch in row.epochs}
         groups: dict[str, set[str]] = {}
         for member in self._store.members(workload):
-            if not _is_of_sandbox(member, sandboxes):
+            if not member.sandbox:  # also one that was killed has not taken its registration back
                 groups.setdefault(member.group, set()).update(member.topics)
         if not groups and self._kafka is not None:
             raise HandoverError(
@@ -420,7 +424,3 @@ def _checked(fork: Fork) -> Fork:
     if not is_workload(fork.workload):
         raise HandoverError(f"{fork.workload!r} is no workload; write namespace/name in lower case, such as shop/orders")
     return fork._replace(key=RoutingKey(fork.key))
-
-
-def _is_of_sandbox(member: Member, sandboxes: set[str]) -> bool:
-    return any(f".{sandbox}." in f"{member.group}." for sandbox in sandboxes if sandbox)

@@ -78,7 +78,7 @@ class World:
 
     def consumer(self, sandbox: str | None = None, *, kind: Any = SelectiveConsumer, **config: Any) -> Any:
         """Return a consumer of the baseline or of a sandbox; with a live table of its own, as in a process of its own."""
-        options = {name: config.pop(name) for name in ("hold", "accept", "routes") if name in config}
+        options = {name: config.pop(name) for name in ("hold", "accept", "routes", "in_order") if name in config}
         tenancy.configure(workload=WORKLOAD, role=None if sandbox else "baseline", sandbox=sandbox)
         routes = options.pop("routes", None)
         if routes is None:

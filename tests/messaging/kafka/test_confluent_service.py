@@ -307,6 +307,21 @@ class TestCommitting:
             baseline.seek(TopicPartition(world.topic, 0, 1))
             assert take(baseline, 29) == list(range(1, 30))
 
+    def test_a_seek_commits_nothing(self, world: World) -> None:
+        """Whoever commits himself and goes back has not committed that."""
+        world.send(*[None] * 6)
+        with subscribed(world.consumer(**{"enable.auto.commit": False, "auto.commit.interval.ms": 100}), world.topic) as baseline:
+            assert take(baseline, 6)[-1] == 5
+            baseline.commit(asynchronous=False)
+            baseline.seek(TopicPartition(world.topic, 0, 1))
+            (first,) = (wait_for(lambda: baseline.poll(0.2)) for _ in range(1))
+            nothing(baseline, 0.3)
+            time.sleep(0.6)
+            nothing(baseline, 0.3)
+            assert world.committed() == 6
+            baseline.commit(first, asynchronous=False)
+            assert world.committed() == 2
+
     def test_run_with_workers(self, world: World) -> None:
         """Handlers run in threads, each with its key; what fails is raised, and neither it nor what lies behind it is committed."""
         world.send(None, "pr-9", None, None, None)
@@ -357,7 +372,7 @@ class TestTransactions:
         world.send(None, "pr-1", None, "pr-1")
         producer = confluent_kafka.cimpl.Producer({"bootstrap.servers": world.kafka, "transactional.id": world.topic})
         producer.init_transactions(30)
-        with subscribed(world.consumer(**{"enable.auto.commit": False}), world.topic) as baseline:
+        with subscribed(world.consumer(in_order=True, **{"enable.auto.commit": False}), world.topic) as baseline:
             done, failed = list[int](), list[int]()
 
             def failing(offset: int) -> None:
@@ -385,6 +400,33 @@ class TestTransactions:
         assert reader.poll(1.0) is None
         reader.close()
         output.close()
+
+    def test_nothing_passes_what_is_set_aside(self, world: World) -> None:
+        """In order, the partition waits for a message that cannot be decided on, and goes on behind it without a gap or a repeat."""
+        world.send(None, None)
+        world.step("create")
+        world.send("pr-1", None, "pr-1", None)
+        with subscribed(world.consumer(in_order=True, **{"enable.auto.commit": False}), world.topic) as baseline:
+            assert take(baseline, 2) == [0, 1]
+            assert nothing(baseline, 1.0)
+            world.send(None)
+            assert nothing(baseline)
+            assert baseline.position(baseline.assignment())[0].offset == 2
+            world.step("activate")
+            world.send(None, "pr-1", None)
+            assert take(baseline, 7) == [2, 3, 4, 5, 6, 7, 9]
+            baseline.commit(asynchronous=False)
+            assert world.committed() == 10
+
+    def test_out_of_order_is_refused(self, world: World) -> None:
+        """A transaction could not commit what was handed on behind a message that waits."""
+        config = {"enable.auto.commit": False}
+        with (
+            subscribed(world.consumer(**config), world.topic) as baseline,
+            pytest.raises(ConfigurationError, match="in_order=True"),
+            baseline.transaction(None),
+        ):
+            pass
 
     def test_automatic_commits_are_refused(self, world: World) -> None:
         """They cannot be undone."""

@@ -18,7 +18,7 @@ from ...errors import ConfigurationError
 from ...observe import count, warn_once
 from ...propagator import current_codec
 from ...routes import LiveRoutes
-from .confluent_ahead import Ahead
+from .confluent_ahead import Ahead, place_of
 from .confluent_assignment import AssignedConsumer
 from .confluent_config import planned
 from .confluent_offsets import Client, Offsets, behind
@@ -27,13 +27,14 @@ from .runner import Runner
 from .selection import HoldLimit, Known, Selection
 
 with extra("kafka", "confluent_kafka"):
-    from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message
+    from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 __all__ = ["SelectiveConsumer"]
 
 # How long a poll blocks inside the client at most, so that what was set aside is looked at again.
 _STEP = 0.2
-_STORE_EVERY = 1.0
+# How often it is looked whether something is due, in seconds.
+_LOOK_EVERY = 0.5
 # How much longer than it may a poll goes on, in seconds, while it finds only messages that are others'.
 _PATIENCE = 0.1
 _PART = 50
@@ -61,6 +62,8 @@ class SelectiveConsumer(AssignedConsumer):
         accept: Which keys are accepted; the baseline and all forks must agree. Default the setting, else those that the table knows.
         routes: The live route table; default the one of the settings.
         hold: How much may be set aside of each partition before it is paused; default 1,000 records or 16 MiB.
+        in_order: Whether nothing behind a message that was set aside is handed on before it: the partition waits. For transactions, which
+            could not commit what lies behind it, and for handlers that need the order of all messages and not just of each key's.
         options: Keyword arguments of ``Consumer``.
 
     Raises:
@@ -78,18 +81,23 @@ class SelectiveConsumer(AssignedConsumer):
         accept: Accept | None = None,
         routes: LiveRoutes | None = None,
         hold: HoldLimit | None = None,
+        in_order: bool = False,
         **options: Any,
     ) -> None:
         self._selection = None
         if self._options:  # of a kind of consumer whose constructor passes on nothing but the configuration
             workload, accept, routes, hold = (self._options.get(name) for name in ("workload", "accept", "routes", "hold"))
+            in_order = bool(self._options.get("in_order"))
+        self._in_order = in_order
+        if in_order:
+            hold = HoldLimit(records=1)
         if switched_on():
             self._selection = Selection("confluent_kafka", workload=workload, accept=accept, routes=routes, hold=hold)
         self._plan = planned(config, self._selection)
         super().__init__(self._plan.config, *args, **options)
         self._fetch: Callable[[float], Any] = super().poll
         self._fetch_many: Callable[[int, float], list[Any]] = super().consume
-        self._client = Client(super().assignment, super().position, super().commit, super().store_offsets)
+        self._client = Client(super().assignment, super().position, super().commit, super().store_offsets, super().seek)
         self._scan, self._keyed = current_codec().scan, current_codec().keyed
         self._closed = False
         self._next = 0.0
@@ -100,7 +108,6 @@ class SelectiveConsumer(AssignedConsumer):
             self._begin()
             self._offsets = Offsets(self._client, self._selection, self._plan, self._ahead)
             self._registration = Registration(self._selection, self._plan.group)
-            self._interval = min(self._plan.interval, _STORE_EVERY) if self._plan.commits else self._plan.interval
             self._baseline = self._selection.baseline
 
     # Receiving
@@ -190,6 +197,8 @@ class SelectiveConsumer(AssignedConsumer):
         """
         Return those messages of a batch that are this process's, and error events, in their order.
         """
+        if self._in_order:
+            return self._chosen_in_order(messages)
         # In parts that are still in the processor's cache when their headers are gone through.
         if len(messages) > _PART:
             parts = [self._chosen(messages[at : at + _PART]) for at in range(0, len(messages), _PART)]
@@ -200,13 +209,49 @@ class SelectiveConsumer(AssignedConsumer):
         selection.unkeyed += len(messages) - len(keyed)
         shortcuts = selection.shortcuts() if keyed else {}
         if not self._baseline:
-            kept = [at for at, headers in enumerate(carriers) if headers is None and messages[at].error() is not None]
+            kept = [at for at, headers in enumerate(carriers) if headers is None and self._is_event(messages[at])]
             kept += [at for at, raw in keyed if self._owns(messages[at], carriers[at], raw, shortcuts)]
             return [messages[at] for at in sorted(kept)]
         left = [at for at, raw in keyed if not self._owns(messages[at], carriers[at], raw, shortcuts)]
         for at in reversed(left):
             del messages[at]
         return messages
+
+    def _chosen_in_order(self, messages: list[Any]) -> list[Any]:
+        """
+        Like `_chosen`, up to the first message of each partition that is set aside; the client goes back to what comes behind it.
+        """
+        selection, chosen = self._selected, list[Any]()
+        for message in messages:
+            if message.error() is not None:
+                if self._is_event(message):
+                    chosen.append(message)
+                continue
+            ledger = selection.ledger(*place_of(message))
+            if ledger.held:
+                self._client.seek(TopicPartition(*place_of(message), ledger.held[0].offset + 1))
+                continue
+            headers = _headers(message)
+            raw = headers is not None and self._scan(headers)
+            if raw is False:
+                selection.unkeyed += 1
+                if self._baseline:
+                    chosen.append(message)
+            elif self._owns(message, headers, raw, selection.shortcuts()):
+                chosen.append(message)
+        if selection.holding:
+            self._pause_full()
+        return chosen
+
+    def _is_event(self, message: Any) -> bool:
+        """
+        Return whether somebody wants to know of a message that is none.
+        """
+        error = message.error()
+        if error is not None and error.code() == KafkaError._PARTITION_EOF:
+            self._offsets.ends[message.topic(), message.partition()] = message.offset()
+            return not self._plan.ends
+        return error is not None
 
     def _owns(self, message: Any, headers: Any, raw: bytes | bool, shortcuts: Mapping[Any, Known]) -> bool:
         """
@@ -380,20 +425,25 @@ class SelectiveConsumer(AssignedConsumer):
         Make what *producer* sends in a block, and the commit of what was handled in it, one transaction: both happen, or none.
 
         Where the block raises, the transaction is aborted and the consumer goes back to what was committed last. What was skipped is
-        committed within the transaction, too. Give the producer a ``transactional.id`` by `transactional_id`, or a sandbox would fence the
-        baseline; and turn off automatic commits.
+        committed within the transaction, too. Give the producer a ``transactional.id`` by ``transactional_id()``, or a sandbox would fence
+        the baseline; turn off automatic commits, and make the consumer *in_order*.
 
         Args:
             producer: A producer for which ``init_transactions()`` was called.
             timeout: Seconds that each step of the transaction may take.
 
         Raises:
-            ConfigurationError: If offsets are committed automatically, which no transaction could undo.
+            ConfigurationError: If offsets are committed automatically, which no transaction could undo, or if the consumer is not *in_order*.
             KafkaException: If the transaction cannot be committed.
         """
         if self._selection is not None and self._plan.commits:
             raise ConfigurationError(
                 "a transaction commits the offsets itself; set 'enable.auto.commit': False in the consumer's config"
+            )
+        if self._selection is not None and not self._in_order:
+            raise ConfigurationError(
+                "a transaction cannot commit what lies behind a message that was set aside, which would then be handled again; make the "
+                "consumer with in_order=True"
             )
         producer.begin_transaction()
         try:
@@ -441,8 +491,8 @@ class SelectiveConsumer(AssignedConsumer):
             # What a sandbox was to get may be somebody else's by now.
             ahead.queue.extend(self._chosen(ahead.take_back()))
         if now >= self._next:
-            self._next = now + self._interval
-            self._flush()
+            self._next = now + _LOOK_EVERY
+            self._flush(now=False)
             self._follow_life()
             if ahead.queue:
                 # Nobody else asks the client for anything meanwhile, and it would take the consumer for dead.
@@ -455,11 +505,11 @@ class SelectiveConsumer(AssignedConsumer):
                 ahead.queue.append(message)
             self._pause_full()
 
-    def _flush(self) -> None:
+    def _flush(self, *, now: bool = True) -> None:
         if self._runner is not None:
             self._runner.collect()
         self._selected.report()
-        self._offsets.flush()
+        self._offsets.flush(now=now)
 
 
 def _all_headers(messages: list[Any]) -> list[Any]:

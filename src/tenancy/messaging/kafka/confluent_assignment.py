@@ -35,7 +35,7 @@ class AssignedConsumer(Consumer):
     _runner: Runner | None
     _ahead: Ahead
 
-    def _flush(self) -> None:
+    def _flush(self, *, now: bool = True) -> None:
         raise NotImplementedError
 
     @property
@@ -118,6 +118,7 @@ class AssignedConsumer(Consumer):
         super().seek(partition)
         if self._selection is not None:
             self._forget([partition])
+            self._offsets.sought((partition.topic, partition.partition))
 
     def pause(self, partitions: Sequence[Any]) -> None:
         """

@@ -27,6 +27,7 @@ class Plan(NamedTuple):
         stores: Whether what was handed on is stored as soon as the next is asked for (``enable.auto.offset.store``).
         interval: Seconds between two commits of what was skipped, where nobody commits anything else.
         incremental: Whether assignments are changed step by step: with cooperative assignors, and with KIP-848.
+        ends: Whether the client tells of the end of a partition though nobody asked for it.
     """
 
     config: dict[str, Any]
@@ -35,6 +36,7 @@ class Plan(NamedTuple):
     stores: bool
     interval: float
     incremental: bool
+    ends: bool
 
 
 def planned(config: Mapping[str, Any], selection: Selection | None) -> Plan:
@@ -51,6 +53,7 @@ def planned(config: Mapping[str, Any], selection: Selection | None) -> Plan:
         RoutesNotSyncedError: If a sandbox's routes could not be read before the deadline of the settings.
     """
     given = dict(config)
+    ends = False
     commits, stores = _is_on(given.get("enable.auto.commit")), _is_on(given.get("enable.auto.offset.store"))
     cooperative = "cooperative" in str(given.get("partition.assignment.strategy", ""))
     incremental = cooperative or str(given.get("group.protocol", "")).lower() == "consumer"
@@ -63,9 +66,12 @@ def planned(config: Mapping[str, Any], selection: Selection | None) -> Plan:
             )
         if not selection.baseline:
             given["auto.offset.reset"] = _reset(given.get("auto.offset.reset"), selection)
+            # Whoever waits for a sandbox to drain waits for it to come to the end, where there may be no message.
+            ends = not _is_on(given.get("enable.partition.eof", "false"))
+            given["enable.partition.eof"] = True
         given["group.id"] = base = selection.join(base)
         given["enable.auto.offset.store"] = False
-    return Plan(given, base, commits, stores, interval, incremental)
+    return Plan(given, base, commits, stores, interval, incremental, ends)
 
 
 def _reset(reset: Any, selection: Selection) -> Any:

@@ -5,6 +5,7 @@ What a `SelectiveConsumer` of confluent-kafka commits and stores: never past wha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from time import monotonic
 from typing import Any, NamedTuple
 
 from ..._optional import extra
@@ -28,6 +29,7 @@ class Client(NamedTuple):
     position: Callable[[list[Any]], list[Any]]
     commit: Callable[..., Any]
     store_offsets: Callable[..., None]
+    seek: Callable[[Any], None]
 
 
 class Offsets:
@@ -48,6 +50,11 @@ class Offsets:
         self._plan = plan
         #: Whether messages that were handed on stand in the way of a commit until somebody settles them.
         self.tracking = not (plan.commits and plan.stores)
+        self._again = 0.0
+        # Whoever goes somewhere else says himself what he commits there.
+        self._sought: set[Partition] = set()
+        #: Where the log ended, as far as it was read: behind markers of transactions, which are no messages.
+        self.ends: dict[Partition, int] = {}
         #: Messages that were handed on and are not in the ledgers yet, where they cost too much one by one.
         self.pending: list[Any] = []
 
@@ -76,6 +83,7 @@ class Offsets:
         listed = []
         for entry in asked:
             position = positions[entry.topic, entry.partition]
+            self._sought.discard((entry.topic, entry.partition))
             if entry.offset < 0 or position < 0:
                 listed.append(entry)
                 continue
@@ -105,21 +113,33 @@ class Offsets:
         A message that was handed on is done.
         """
         self._enter_pending()
-        self._selection.ledger(message.topic(), message.partition()).settle(message.offset())
+        self._sought.discard(place_of(message))
+        self._selection.ledger(*place_of(message)).settle(message.offset())
 
     def settle_all(self) -> None:
         """
         All messages that were handed on are done.
         """
         self.pending.clear()
+        self._sought.clear()
         for ledger in self._selection.ledgers.values():
             ledger.settle_all()
 
-    def flush(self) -> None:
+    def flush(self, *, now: bool = False) -> None:
         """
-        Store what is done, or commit it where the client does not.
+        Store what is done, or commit it where the client does not, which costs more and is therefore done less often.
+
+        Args:
+            now: Whether it is done at once, since the partitions are given up.
         """
-        listed = [entry for entry in self.committable() if entry.offset > self._noted(entry)]
+        if not self._plan.commits and not now and not self._selection.draining() and monotonic() < self._again:
+            return
+        self._again = monotonic() + self._plan.interval
+        listed = [
+            entry
+            for entry in self.committable()
+            if entry.offset > self._noted(entry) and (entry.topic, entry.partition) not in self._sought
+        ]
         if not listed:
             return
         self._note(listed)
@@ -134,10 +154,20 @@ class Offsets:
                 f"store:{self._plan.group}", "confluent_kafka: offsets of %s could not be stored: %s", self._plan.group, error
             )
 
+    def sought(self, place: Partition) -> None:
+        """
+        The user goes somewhere else on a partition.
+        """
+        if not self._plan.commits:
+            self._sought.add(place)
+
     def forget(self, partitions: Collection[Partition]) -> None:
         """
         Drop what is known about partitions that are given up.
         """
+        self._sought -= set(partitions)
+        for place in partitions:
+            self.ends.pop(place, None)
         self.pending = [message for message in self.pending if place_of(message) not in partitions]
 
     def _positions(self, partitions: list[Any]) -> dict[Partition, int]:
@@ -145,8 +175,12 @@ class Offsets:
         Return, for each partition, the offset behind what was handed on or skipped; less than 0: nothing was fetched.
         """
         firsts = self._ahead.firsts()
-        positions = {(entry.topic, entry.partition): entry.offset for entry in self._client.position(partitions)}
-        return {place: min(position, firsts.get(place, position)) for place, position in positions.items()}
+        found = {}
+        for entry in self._client.position(partitions):
+            place = (entry.topic, entry.partition)
+            position = max(entry.offset, self.ends.get(place, entry.offset))
+            found[place] = min(position, firsts.get(place, position))
+        return found
 
     def _enter_pending(self) -> None:
         for message in self.pending:

@@ -5,12 +5,13 @@ The gap reader: handles what a sandbox has left, in its place, outside of any gr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from ..._optional import extra
 from ...context import attached, with_key
-from ...errors import ConflictError, HandoverError
+from ...errors import ConflictError, HandoverError, TenancyError
 from ...propagator import read
 from ...routes.handover import Handover
 from ...routes.lease import now
@@ -28,7 +29,8 @@ __all__ = ["GapReader", "Remaining"]
 #: What becomes of what a sandbox has left: nobody handles it, or a function does, in the baseline's place, message by message.
 Remaining = Literal["drop"] | Callable[[Any], Any]
 
-_NOTE_EVERY = 1.0
+# What was handled since the last note is handled again after a crash.
+_NOTE_EVERY = 0.2
 
 
 class GapReader:
@@ -60,6 +62,8 @@ class GapReader:
         self._name = name
         self._remaining = remaining
         self._tell = tell
+        self._lease = store.head().lease
+        self._claimed_until = 0.0
         #: How many messages were dropped, and how many handled.
         self.dropped = 0
         self.handled = 0
@@ -94,6 +98,7 @@ class GapReader:
     def _read(self, base: str, left: dict[tuple[str, int], tuple[int, int]], end: float) -> None:
         if not left:
             return
+        positions = {place: start for place, (start, _) in left.items()}
         # Its group is never joined and nothing is committed there; the client wants a name.
         consumer = Consumer(
             {
@@ -106,63 +111,76 @@ class GapReader:
         )
         try:
             consumer.assign([TopicPartition(topic, partition, start) for (topic, partition), (start, _) in left.items()])
-            positions = {place: start for place, (start, _) in left.items()}
             waiting = set(left)
             noted = now()
             while waiting:
-                if now() >= end:
-                    raise HandoverError(f"what is left of {self._row.key} on {self._row.workload} was not handled by the deadline")
-                message: Any = consumer.poll(0.2)
-                if message is None:
-                    continue
+                message = self._next(consumer, end)
                 place = (message.topic(), message.partition())
                 error = message.error()
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise KafkaException(error)
                 if place not in waiting:
                     continue
-                handled = False
                 if error is not None or message.offset() >= left[place][1]:
                     # Also where the log ends: what is not there up to here cannot be read any more, or was never a record. Before the cut
                     # it ends only while a transaction is open, or when it was cut off; then more is waited for.
                     positions[place] = max(positions[place], min(message.offset(), left[place][1]))
                 else:
-                    handled = self._settle(message)
+                    self._settle(message)
                     positions[place] = message.offset() + 1
                 done = positions[place] >= left[place][1]
                 if done:
                     # The log goes on behind the cut; the others must not wait for all of that to be read.
                     waiting.remove(place)
                     consumer.incremental_unassign([TopicPartition(*place)])
-                if done or handled or now() - noted >= _NOTE_EVERY:
-                    self._note(base, place, positions[place])
+                if done or now() - noted >= _NOTE_EVERY:
+                    self._note(base, positions)
                     noted = now()
+        except BaseException:
+            # What was handled is not to be handled again because of something else; but this may be because the store cannot be had.
+            with suppress(TenancyError):
+                self._note(base, positions)
+            raise
         finally:
             consumer.close()
 
-    def _settle(self, message: Any) -> bool:
+    def _next(self, consumer: Any, end: float) -> Any:
+        while now() < end:
+            message = consumer.poll(0.2)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None or error.code() == KafkaError._PARTITION_EOF:
+                return message
+            raise KafkaException(error)
+        raise HandoverError(f"what is left of {self._row.key} on {self._row.workload} was not handled by the deadline")
+
+    def _settle(self, message: Any) -> None:
         if read(message.headers(), adapter="gap").key != self._row.key:
-            return False
+            return
         if self._remaining == "drop":
             self.dropped += 1
-            return False
-        self._check_claim()
+            return
+        if now() >= self._claimed_until:
+            self._check_claim()
         with attached(with_key(self._row.key)):
             self._remaining(message)
         self.handled += 1
-        return True
 
     def _check_claim(self) -> None:
         """
-        Make sure that nobody else has taken our place, who would handle the same.
+        Make sure that nobody else has taken our place, who would handle the same; that holds for a lease, since he waits for one.
         """
+        asked = now()
         row = table_of(self._store.snapshot(), origin=self._store.name).handover(self._row.workload, self._row.key)
         if row is None or row.claimant != self._name or row.epoch != self._row.epoch:
             raise ConflictError(f"what is left of {self._row.key} on {self._row.workload} is handled by somebody else now")
         self._row = row
+        self._claimed_until = asked + self._lease
 
-    def _note(self, base: str, place: tuple[str, int], offset: int) -> None:
-        row = record_progress(self._row, self._name, base, *place, offset)
+    def _note(self, base: str, positions: Mapping[tuple[str, int], int]) -> None:
+        asked, row = now(), self._row
+        for place, offset in positions.items():
+            row = record_progress(row, self._name, base, *place, offset)
         version = self._store.write([put_handover(row)])
         self._row = row._replace(version=version)
+        self._claimed_until = asked + self._lease
         self._tell(f"{self.handled} handled and {self.dropped} dropped of what sandbox {row.sandbox} has left")

@@ -85,5 +85,6 @@ class Registration:
         view = self._selection.view()
         table, version = ("", 0) if view is None else (view.table.id, view.table.version)
         library = metadata.version("request-tenancy")
-        source.store.register(Member(workload, self._member, self._group, self.topics, library, table, version))
+        sandbox = self._selection.reader.identity.sandbox or ""
+        source.store.register(Member(workload, self._member, self._group, self.topics, library, table, version, sandbox))
         self._registered = self._member

@@ -83,6 +83,7 @@ class Member(NamedTuple):
         library: The version of this library.
         table: The id of the route table that it reads.
         version: The version of the table that it has seen.
+        sandbox: The sandbox that it belongs to; empty: it is the baseline.
     """
 
     workload: str
@@ -92,6 +93,7 @@ class Member(NamedTuple):
     library: str = ""
     table: str = ""
     version: int = 0
+    sandbox: str = ""
 
 
 class RouteStore(Protocol):
