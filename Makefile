@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint docs fuzz matrix
+.PHONY: help install demo test bench chaos lint docs fuzz matrix
 
 help:  ## What there is to do
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(INSTALLED)  ## Run all tests, on whatever servers can be had (ARGS for p
 
 bench: $(INSTALLED)  ## Measure figures as ratios in one run; build/bench.json (ARGS for names)
 	@$(RUN) -m tests.bench $(ARGS)
+
+chaos: $(INSTALLED)  ## Hand-over under kills, pauses and outages on a real broker; build/chaos.json (ARGS=--quick, ARGS=--mutants)
+	@$(RUN) -m tests.chaos $(ARGS)
 
 lint: $(INSTALLED)  ## Formatting, lint, types, import rules
 	$(RUN) -m ruff format --check .

@@ -44,7 +44,12 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 nitpicky = True
-nitpick_ignore = [("py:obj", "logging"), ("py:exc", "MiddlewareNotUsed")]
+nitpick_ignore = [
+    ("py:obj", "logging"),
+    ("py:exc", "MiddlewareNotUsed"),
+    ("py:exc", "KafkaException"),
+    ("py:exc", "ConsumerStoppedError"),
+]
 nitpick_ignore_regex = [
     # Other people's names: their inventories are elsewhere, and the build needs no network.
     (r"py:.*", r"(?!tenancy\.)[\w.]*\.\w+"),

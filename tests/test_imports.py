@@ -27,6 +27,8 @@ ADAPTERS = {
     "tenancy.http.urllib3": ("urllib3", "urllib3"),
     "tenancy.grpc": ("grpc", "grpc"),
     "tenancy.messaging.confluent_kafka": ("confluent_kafka", "kafka"),
+    "tenancy.messaging.aiokafka": ("aiokafka", "aiokafka"),
+    "tenancy.messaging.faststream": ("faststream", "faststream"),
     "tenancy.messaging.aio_pika": ("aio_pika", "rabbitmq"),
     "tenancy.data.sqlalchemy": ("sqlalchemy", "sqlalchemy"),
     "tenancy.routes.stores.sql": ("sqlalchemy", "sqlalchemy"),

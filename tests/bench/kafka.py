@@ -4,6 +4,8 @@ What the selective consumers add to a loop that polls: real Kafka, records that 
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import json
 import time
 import uuid
@@ -11,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import aiokafka
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 import tenancy
+from tenancy.messaging.aiokafka import SelectiveConsumer as AsynchronousConsumer
 from tenancy.messaging.confluent_kafka import SelectiveConsumer
 from tenancy.routes import Epoch, Handover, LiveRoutes, RouteTable, State
 
@@ -28,7 +32,7 @@ __all__ = ["NAMES", "cases"]
 #: What `cases` yields.
 NAMES = (
     *("kafka_poll_filter", "kafka_consume_filter", "kafka_consume_filter_repeat", "kafka_filter_json", "kafka_skip"),
-    *("kafka_routes_10k", "kafka_vs_otel"),
+    *("kafka_routes_10k", "kafka_vs_otel", "aiokafka_filter"),
 )
 
 _RECORDS = 10_000
@@ -172,12 +176,63 @@ def _variant(topic: _Topic, make: Callable[[dict[str, Any]], Any], loop: Loop, w
     return work
 
 
+def _asynchronous(topic: _Topic, make: Callable[..., Any], wanted: int) -> Callable[[int], float]:
+    """
+    Return what reads the whole topic once more with a consumer of aiokafka, and says how long each record of it took.
+
+    Args:
+        topic: The topic.
+        make: Makes the consumer.
+        wanted: How many records the loop gets.
+    """
+    held: list[Any] = []
+
+    async def start() -> Any:
+        consumer = make(
+            bootstrap_servers=topic.bootstrap, group_id=None, auto_offset_reset="earliest", max_partition_fetch_bytes=1 << 24
+        )
+        await consumer.start()
+        consumer.assign([aiokafka.TopicPartition(topic.name, 0)])
+        return consumer
+
+    async def read(consumer: Any) -> float:
+        consumer.seek(aiokafka.TopicPartition(topic.name, 0), 0)
+        found, began = 0, time.thread_time_ns()
+        while found < wanted:
+            await consumer.getone()
+            found += 1
+        return (time.thread_time_ns() - began) / 1e9 / _RECORDS
+
+    def work(_: int) -> float:
+        if not held:
+            loop = asyncio.new_event_loop()
+            held.extend((loop, loop.run_until_complete(start())))
+            atexit.register(lambda: held[0].run_until_complete(held[1].stop()))
+        loop, consumer = held
+        seconds: float = loop.run_until_complete(read(consumer))
+        return seconds
+
+    return work
+
+
 def _ours(routes: LiveRoutes, sandbox: str | None = None) -> Callable[[dict[str, Any]], Any]:
     def make(config: dict[str, Any]) -> Any:
         before = tenancy.settings()
         tenancy.configure(workload=_WORKLOAD, role=None if sandbox else "baseline", sandbox=sandbox)
         try:
             return SelectiveConsumer(config, routes=routes)
+        finally:
+            tenancy.configure(before)
+
+    return make
+
+
+def _ours_asynchronous(routes: LiveRoutes) -> Callable[..., Any]:
+    def make(**config: Any) -> Any:
+        before = tenancy.settings()
+        tenancy.configure(workload=_WORKLOAD, role="baseline")
+        try:
+            return AsynchronousConsumer(routes=routes, **config)
         finally:
             tenancy.configure(before)
 
@@ -239,6 +294,10 @@ def cases(bootstrap: str) -> Iterator[Case]:
         "one",
         "poll with 10,000 routes / with one",
     )
+    asynchronous = {
+        "bare": _asynchronous(plain, aiokafka.AIOKafkaConsumer, _RECORDS),
+        "ours": _asynchronous(plain, _ours_asynchronous(small), owned),
+    }
     yield Case(
         "kafka_vs_otel",
         0.06,
@@ -250,4 +309,5 @@ def cases(bootstrap: str) -> Iterator[Case]:
         "ours",
         "poll with scope / OTel's poll",
     )
+    yield Case("aiokafka_filter", 1.1, asynchronous, _over, "bare", "aiokafka's getone: ours / bare")
     del owned, rare

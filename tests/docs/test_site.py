@@ -31,7 +31,9 @@ INTERNAL = re.compile(
     r"tenancy\.(?:cli|data|errors|http|messaging|scope|testing\.plugin"
     r"|(?:cli|grpc|mesh|testing)\..*"
     r"|http\.reception"
-    r"|routes\.(?:identity|live|sources|table|verdict))"
+    r"|messaging\.kafka(?:\.(?!broker$).*)?"
+    r"|routes\.(?:handover|identity|lease|lives|live|record|sources|sources\.store|table|verdict)"
+    r"|sandbox\..*)"
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import aio_pika
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 import tenancy
@@ -50,29 +50,31 @@ def page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: st
 
 
 @pytest.mark.parametrize("sandbox", [None, "pr-42"])
-def test_the_kafka_loop(kafka: str, unique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: str | None) -> None:
-    """The loop of the page handles what is its own, and ends on an exception of the handler."""
+@pytest.mark.parametrize("way", ["serve", "serve_in_a_loop", "serve_batches", "forward"])
+def test_the_kafka_loops(
+    kafka: str, unique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: str | None, way: str
+) -> None:
+    """Each loop of the page handles what is its own, and ends on an exception of the handler; a transaction that ended so sent nothing."""
+    output = f"{unique}.out"
     admin = AdminClient({"bootstrap.servers": kafka})
-    admin.create_topics([NewTopic(unique, 1, 1)])[unique].result(30)
-    producer = Producer({"bootstrap.servers": kafka})
-    for number, key in enumerate([None, "pr-42", None, "pr-42"]):
-        producer.produce(unique, str(number).encode(), headers=inject(key=key))
-    producer.flush(10)
+    for created in admin.create_topics([NewTopic(unique, 1, 1), NewTopic(output, 1, 1)]).values():
+        created.result(30)
     defined = page("kafka.md", tmp_path, monkeypatch, sandbox)
+    defined["produce"](kafka, unique)
 
     class Orders(list[Any]):
         def append(self, item: Any) -> None:
             super().append(item)
-            if len(self) == 2:
+            if len(self) >= 2:
                 raise KeyboardInterrupt
 
     defined["orders"] = handled = Orders()
-    monkeypatch.setitem(defined, "group_id", lambda base: f"{unique}-{sandbox}")
+    arguments = (kafka, unique, output, unique) if way == "forward" else (kafka, unique, unique)
     ended: list[BaseException] = []
 
     def run() -> None:
         try:
-            defined["serve"](kafka, unique)
+            defined[way](*arguments)
         except KeyboardInterrupt as interrupt:
             ended.append(interrupt)
 
@@ -80,7 +82,16 @@ def test_the_kafka_loop(kafka: str, unique: str, tmp_path: Path, monkeypatch: py
     thread.start()
     thread.join(60)
     assert ended
-    assert handled == ([(b"0", None), (b"2", None)] if sandbox is None else [(b"1", "pr-42"), (b"3", "pr-42")])
+    expected = [(b"0", None), (b"2", None)] if sandbox is None else [(b"1", "pr-42"), (b"3", "pr-42")]
+    assert (sorted(handled) if way == "serve" else handled) == expected
+    if way == "forward":
+        reader = Consumer({"bootstrap.servers": kafka, "group.id": output, "isolation.level": "read_committed"})
+        reader.assign([TopicPartition(output, 0, 0)])
+        sent = reader.poll(20)
+        assert sent is not None
+        assert (sent.value(), sent.headers()) == (expected[0][0], inject(key=expected[0][1]) or None)
+        assert reader.poll(1.0) is None
+        reader.close()
 
 
 @pytest.mark.parametrize("sandbox", [None, "pr-42"])

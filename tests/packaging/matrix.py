@@ -124,6 +124,8 @@ EXTRAS: Mapping[str, Row] = {
         tests=("tests/messaging/test_confluent_kafka.py",),
         beside=opentelemetry("confluent-kafka"),
     ),
+    "aiokafka": Row("aiokafka", ("tenancy.messaging.aiokafka",), tests=("tests/messaging/kafka/test_aiokafka.py",)),
+    "faststream": Row("faststream", ("tenancy.messaging.faststream",), beside=("aiokafka",)),
     "rabbitmq": Row(
         "aio_pika",
         ("tenancy.messaging.aio_pika",),

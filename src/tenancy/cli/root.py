@@ -12,6 +12,7 @@ import click
 
 from .doctor import doctor
 from .routes import routes
+from .sandbox import sandbox
 
 __all__ = ["run", "tenancy"]
 
@@ -28,6 +29,7 @@ def tenancy() -> None:
 
 tenancy.add_command(doctor)
 tenancy.add_command(routes)
+tenancy.add_command(sandbox)
 
 
 def run() -> NoReturn:

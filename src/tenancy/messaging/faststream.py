@@ -1,6 +1,6 @@
 """
 FastStream on Kafka, with aiokafka or confluent-kafka underneath: a middleware by which subscribers handle only the messages that are this
-process's, and by which what is published carries the routing key.
+process's, and by which what is published carries the routing key::
 
     tenancy_middleware = TenancyMiddleware()
     broker = KafkaBroker("localhost:9092", middlewares=[tenancy_middleware])

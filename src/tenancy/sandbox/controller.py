@@ -390,7 +390,7 @@ class Controller:
         if not groups and self._kafka is not None:
             raise HandoverError(
                 f"no running instance of {workload} has registered what it reads from Kafka; start the baseline first, or name its groups "
-                "and topics: --reads GROUP=TOPIC,TOPIC"
+                "and topics: --reads GROUP=TOPIC,TOPIC; or, where it reads none, --reads none"
             )
         return {group: sorted(topics) for group, topics in groups.items()}
 
@@ -404,8 +404,8 @@ class Controller:
     def _tell_remade(self, row: Handover) -> None:
         for topic in self.remade(row):
             logging.getLogger("tenancy").error(
-                "the topic %s was made again since %s on %s was handed to sandbox %s: its records up to the old cuts are the baseline's, and "
-                "what the sandbox had not handled of the old ones is gone",
+                "the topic %s was made again since %s on %s was handed to sandbox %s: the cuts are those of the old records. Of the new ones "
+                "the baseline handles those before the start cut, and nobody those between start and end; see docs/how-to/hand-over.md",
                 topic,
                 row.key,
                 row.workload,
