@@ -11,7 +11,6 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
-
 from . import mutants
 from .journal import Assigned, Journal, Revoked, clock
 from .spec import Spec

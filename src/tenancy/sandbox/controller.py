@@ -31,6 +31,8 @@ __all__ = ["Controller", "Fork", "Progress"]
 T = TypeVar("T")
 
 _LOOK_EVERY = 0.2
+# For how many leases another gap reader may show nothing of itself.
+_PATIENCE = 3
 
 
 class Fork(NamedTuple):
@@ -220,7 +222,10 @@ class Controller:
             row = self._row(first.workload, first.key)
             self._tell(row)
             if row.state is State.NONE or row.epoch != first.epoch:
-                self._delete_groups(first._replace(state=State.NONE), end)
+                ended = first._replace(state=State.NONE, version=row.version)
+                # Whoever was put out of its group just now would begin anew where its commits are gone.
+                self._wait_settled(ended, end)
+                self._delete_groups(ended, end)
                 return row
             if row.state is State.CREATING:
                 self._write(abandon(row))
@@ -264,7 +269,12 @@ class Controller:
 
     def _reclaim(self, row: Handover, end: float, remaining: Remaining) -> None:
         if row.claimant != self.name:
-            # Of somebody who may still be at work; his next note of progress fails.
+            # Of somebody who may still be at work, and then is left in peace: two would take it from one another for ever.
+            patience = now() + _PATIENCE * outwait(self._store.head().lease)
+            while now() < patience:
+                self._pause(row, f"{row.claimant}, which handles what is left, or stands still", end)
+                if self._row(row.workload, row.key).version != row.version:
+                    return
             self._write(claim_gap(row, self.name))
             return
         self._wait_settled(row, end)
@@ -277,10 +287,14 @@ class Controller:
         if self._kafka is not None:
             from ..messaging.kafka.gap import GapReader
 
-            reader = GapReader(self._kafka, self._store, row, self.name, remaining, tell=lambda text: self._tell(row, text))
+            reader = GapReader(
+                self._kafka, self._store, row, self.name, remaining, tell=lambda text: self._tell(row, text), sleep=self._sleep
+            )
             if not reader.run(end):
                 return
-        self._write(finish(self._row(row.workload, row.key)))
+        found = self._row(row.workload, row.key)
+        if found.epoch == row.epoch and found.claimant == self.name:  # else somebody has ended this life, and it may be a later one
+            self._write(finish(found))
 
     def _is_drained(self, row: Handover) -> bool:
         if self._kafka is None or not row.groups:

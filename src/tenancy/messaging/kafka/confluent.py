@@ -24,7 +24,7 @@ from .confluent_config import planned
 from .confluent_offsets import Client, Offsets, behind
 from .registration import Registration
 from .runner import Runner
-from .selection import HoldLimit, Known, Selection
+from .selection import HoldLimit, Known, Partition, Selection
 
 with extra("kafka", "confluent_kafka"):
     from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
@@ -221,7 +221,7 @@ class SelectiveConsumer(AssignedConsumer):
         """
         Like `_chosen`, up to the first message of each partition that is set aside; the client goes back to what comes behind it.
         """
-        selection, chosen = self._selected, list[Any]()
+        selection, chosen, again = self._selected, list[Any](), dict[Partition, int]()
         for message in messages:
             if message.error() is not None:
                 if self._is_event(message):
@@ -229,7 +229,7 @@ class SelectiveConsumer(AssignedConsumer):
                 continue
             ledger = selection.ledger(*place_of(message))
             if ledger.held:
-                self._client.seek(TopicPartition(*place_of(message), ledger.held[0].offset + 1))
+                again[place_of(message)] = ledger.held[0].offset + 1
                 continue
             headers = _headers(message)
             raw = headers is not None and self._scan(headers)
@@ -239,6 +239,9 @@ class SelectiveConsumer(AssignedConsumer):
                     chosen.append(message)
             elif self._owns(message, headers, raw, selection.shortcuts()):
                 chosen.append(message)
+        for place, offset in again.items():
+            self._offsets.returned[place] = offset
+            self._client.seek(TopicPartition(*place, offset))
         if selection.holding:
             self._pause_full()
         return chosen

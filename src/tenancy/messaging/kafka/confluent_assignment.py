@@ -80,7 +80,7 @@ class AssignedConsumer(Consumer):
             super().assign(list(partitions))
             return
         self._user_assigned = True
-        self._forget(super().assignment())
+        self._given_up(super().assignment())
         super().assign(list(self._placed(partitions)))
 
     def incremental_assign(self, partitions: Sequence[Any]) -> None:
@@ -99,7 +99,7 @@ class AssignedConsumer(Consumer):
         """
         if self._selection is not None:
             self._flush()
-            self._forget(super().assignment())
+            self._given_up(super().assignment())
         super().unassign()
 
     def incremental_unassign(self, partitions: Sequence[Any]) -> None:
@@ -108,7 +108,7 @@ class AssignedConsumer(Consumer):
         """
         if self._selection is not None:
             self._flush()
-            self._forget(partitions)
+            self._given_up(partitions)
         super().incremental_unassign(list(partitions))
 
     def seek(self, partition: Any) -> None:
@@ -117,6 +117,8 @@ class AssignedConsumer(Consumer):
         """
         super().seek(partition)
         if self._selection is not None:
+            if (partition.topic, partition.partition) in self._paused - self._paused_by_user:
+                super().resume([partition])  # for what was set aside, of which nothing is left
             self._forget([partition])
             self._offsets.sought((partition.topic, partition.partition))
 
@@ -190,12 +192,16 @@ class AssignedConsumer(Consumer):
         self._flush()
         if callback is not None:
             callback(self, partitions)
+        self._given_up(partitions)
+
+    def _given_up(self, partitions: Iterable[Any]) -> None:
         self._forget(partitions)
+        self._paused_by_user -= {(entry.topic, entry.partition) for entry in partitions}
 
     def _on_lost(self, partitions: list[Any], callback: Any) -> None:
         if callback is not None:
             callback(self, partitions)
-        self._forget(partitions)
+        self._given_up(partitions)
 
     def _placed(self, partitions: Sequence[Any]) -> Sequence[Any]:
         """
@@ -227,7 +233,6 @@ class AssignedConsumer(Consumer):
         self._offsets.forget(gone)
         self._ahead.forget(gone)
         self._paused -= gone
-        self._paused_by_user -= gone
 
     def _pause_full(self) -> None:
         full = self._selected.full()

@@ -51,6 +51,8 @@ class Offsets:
         #: Whether messages that were handed on stand in the way of a commit until somebody settles them.
         self.tracking = not (plan.commits and plan.stores)
         self._again = 0.0
+        #: Where we went back to by ourselves: until something is fetched there the client knows no position.
+        self.returned: dict[Partition, int] = {}
         # Whoever goes somewhere else says himself what he commits there.
         self._sought: set[Partition] = set()
         #: Where the log ended, as far as it was read: behind markers of transactions, which are no messages.
@@ -168,6 +170,7 @@ class Offsets:
         self._sought -= set(partitions)
         for place in partitions:
             self.ends.pop(place, None)
+            self.returned.pop(place, None)
         self.pending = [message for message in self.pending if place_of(message) not in partitions]
 
     def _positions(self, partitions: list[Any]) -> dict[Partition, int]:
@@ -178,7 +181,8 @@ class Offsets:
         found = {}
         for entry in self._client.position(partitions):
             place = (entry.topic, entry.partition)
-            position = max(entry.offset, self.ends.get(place, entry.offset))
+            position = self.returned.get(place, entry.offset) if entry.offset < 0 else entry.offset
+            position = max(position, self.ends.get(place, position))
             found[place] = min(position, firsts.get(place, position))
         return found
 

@@ -5,13 +5,14 @@ The gap reader: handles what a sandbox has left, in its place, outside of any gr
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
 from ..._optional import extra
 from ...context import attached, with_key
-from ...errors import ConflictError, HandoverError, TenancyError
+from ...errors import ConflictError, HandoverError, RouteSourceError, TenancyError
 from ...propagator import read
 from ...routes.handover import Handover
 from ...routes.lease import now
@@ -44,6 +45,7 @@ class GapReader:
         name: By what this reader is known as the claimant.
         remaining: What becomes of each message.
         tell: Is told what is going on.
+        sleep: How to wait.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class GapReader:
         remaining: Remaining,
         *,
         tell: Callable[[str], None] = lambda _: None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._sleep = sleep
         self._kafka = kafka
         self._store = store
         self._row = row
@@ -132,12 +136,12 @@ class GapReader:
                     waiting.remove(place)
                     consumer.incremental_unassign([TopicPartition(*place)])
                 if done or now() - noted >= _NOTE_EVERY:
-                    self._note(base, positions)
+                    self._note(base, positions, end)
                     noted = now()
         except BaseException:
             # What was handled is not to be handled again because of something else; but this may be because the store cannot be had.
             with suppress(TenancyError):
-                self._note(base, positions)
+                self._note(base, positions, 0.0)
             raise
         finally:
             consumer.close()
@@ -176,11 +180,21 @@ class GapReader:
         self._row = row
         self._claimed_until = asked + self._lease
 
-    def _note(self, base: str, positions: Mapping[tuple[str, int], int]) -> None:
-        asked, row = now(), self._row
+    def _note(self, base: str, positions: Mapping[tuple[str, int], int], end: float) -> None:
+        row = self._row
         for place, offset in positions.items():
             row = record_progress(row, self._name, base, *place, offset)
-        version = self._store.write([put_handover(row)])
+        while True:
+            asked = now()
+            try:
+                version = self._store.write([put_handover(row)])
+                break
+            except ConflictError:
+                raise
+            except RouteSourceError:  # to begin anew would be to handle anew
+                if asked >= end:
+                    raise
+                self._sleep(_NOTE_EVERY)
         self._row = row._replace(version=version)
         self._claimed_until = asked + self._lease
         self._tell(f"{self.handled} handled and {self.dropped} dropped of what sandbox {row.sandbox} has left")

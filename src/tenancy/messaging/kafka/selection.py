@@ -107,6 +107,7 @@ class Selection:
         self.unkeyed = 0
         self._full: set[Partition] = set()
         self._reviewed: View | None = None
+        self._reading = False
         self._checked: RouteTable | None = None
         self._counted: dict[tuple[str, str, str], int] = {}
         # By the key's bytes as they stand in a record, topic and partition: what spares the decision most times.
@@ -194,12 +195,15 @@ class Selection:
 
     def reading(self) -> bool:
         """
-        Return whether this consumer may be a member of its group. A sandbox is not while a gap reader reads in its place, or once it is gone.
+        Return whether this consumer may be a member of its group. A sandbox is not while a gap reader reads in its place, or once it is gone;
+        while the route table cannot be had it stays what it was.
         """
         view = self._routes.view()
-        if self.baseline or view is None or view.table.lease is None or not view.fresh():
+        if self.baseline or view is None or view.table.lease is None:
             return True
-        return is_reading(self.reader, view.table)
+        if view.fresh():
+            self._reading = is_reading(self.reader, view.table)
+        return self._reading
 
     def start(self, topic: str, partition: int) -> int | None:
         """
