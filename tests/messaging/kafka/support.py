@@ -159,7 +159,9 @@ def nothing(consumer: Any, seconds: float = 0.7) -> bool:
     """Return whether no message comes for a while."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if consumer.poll(0.1) is not None:
+        message = consumer.poll(0.1)
+        if message is not None:
+            print("unexpected:", message.error(), message.topic(), message.partition(), message.offset(), message.value())
             return False
     return True
 

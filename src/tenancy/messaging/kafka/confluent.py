@@ -97,7 +97,7 @@ class SelectiveConsumer(AssignedConsumer):
         super().__init__(self._plan.config, *args, **options)
         self._fetch: Callable[[float], Any] = super().poll
         self._fetch_many: Callable[[int, float], list[Any]] = super().consume
-        self._client = Client(super().assignment, super().position, super().commit, super().store_offsets, super().seek)
+        self._client = Client(super().assignment, super().position, super().commit, super().store_offsets)
         self._scan, self._keyed = current_codec().scan, current_codec().keyed
         self._closed = False
         self._next = 0.0
@@ -177,6 +177,14 @@ class SelectiveConsumer(AssignedConsumer):
             end: When to come back at the latest.
         """
         ahead, selection = self._ahead, self._selected
+        if self._offsets.astray:
+            try:
+                self._return_to_commits(_STEP)
+            except KafkaException:  # until it can: callbacks of a rebalance are served meanwhile
+                ahead.queue.extend(
+                    message for message in (self._fetch(_STEP),) if message is not None and message.error() is not None
+                )
+                return
         while True:
             self._attend(now)
             if ahead.queue:
@@ -239,11 +247,12 @@ class SelectiveConsumer(AssignedConsumer):
                     chosen.append(message)
             elif self._owns(message, headers, raw, selection.shortcuts()):
                 chosen.append(message)
-        for place, offset in again.items():
-            self._offsets.returned[place] = offset
-            self._client.seek(TopicPartition(*place, offset))
         if selection.holding:
             self._pause_full()
+        # Once it is paused: by pausing the client takes what it gave out last for where it goes on.
+        for place, offset in again.items():
+            self._offsets.returned[place] = offset
+            self._go_back(TopicPartition(*place, offset))
         return chosen
 
     def _is_event(self, message: Any) -> bool:
@@ -448,6 +457,7 @@ class SelectiveConsumer(AssignedConsumer):
                 "a transaction cannot commit what lies behind a message that was set aside, which would then be handled again; make the "
                 "consumer with in_order=True"
             )
+        self._return_to_commits(timeout)
         producer.begin_transaction()
         try:
             yield
@@ -455,20 +465,35 @@ class SelectiveConsumer(AssignedConsumer):
             producer.send_offsets_to_transaction(positions, super().consumer_group_metadata(), timeout)
             producer.commit_transaction(timeout)
         except BaseException:
+            self._stray()
             producer.abort_transaction(timeout)
-            self._rewind(timeout)
+            self._return_to_commits(timeout)
             raise
         if self._selection is not None:
             self._offsets.settle_all()
 
-    def _rewind(self, timeout: float) -> None:
+    def _stray(self) -> None:
+        """
+        What was handed on since the last commit came to nothing.
+        """
+        if self._selection is not None:
+            self._offsets.astray = True
+            self._forget(super().assignment())
+
+    def _return_to_commits(self, timeout: float) -> None:
+        """
+        Go back to what was committed, if that is due: before it is done nothing is handed on or committed.
+        """
+        if self._selection is None or not self._offsets.astray:
+            return
         for entry in super().committed(super().assignment(), timeout):
-            if entry.offset < 0 and self._selection is not None:
+            if entry.error is not None:
+                raise KafkaException(entry.error)
+            if entry.offset < 0:
                 start = self._selection.start(entry.topic, entry.partition)
                 entry.offset = OFFSET_BEGINNING if start is None else start
             self.seek(entry)
-
-    # The assignment
+        self._offsets.astray = False
 
     def close(self) -> None:
         """

@@ -117,10 +117,14 @@ class AssignedConsumer(Consumer):
         """
         super().seek(partition)
         if self._selection is not None:
-            if (partition.topic, partition.partition) in self._paused - self._paused_by_user:
-                super().resume([partition])  # for what was set aside, of which nothing is left
             self._forget([partition])
             self._offsets.sought((partition.topic, partition.partition))
+
+    def _go_back(self, partition: Any) -> None:
+        """
+        Have the client give out again what was not decided on; all that is known about it stays.
+        """
+        super().seek(partition)
 
     def pause(self, partitions: Sequence[Any]) -> None:
         """
@@ -232,6 +236,12 @@ class AssignedConsumer(Consumer):
         self._selected.forget(gone)
         self._offsets.forget(gone)
         self._ahead.forget(gone)
+        # The client keeps a partition paused also when it is given up and comes again.
+        for place in gone & (self._paused - self._paused_by_user):
+            try:
+                super().resume([TopicPartition(*place)])
+            except KafkaException as error:
+                warn_once(f"resume:{self._plan.group}", "confluent_kafka: %s [%d] could not be resumed: %s", *place, error)
         self._paused -= gone
 
     def _pause_full(self) -> None:

@@ -29,7 +29,6 @@ class Client(NamedTuple):
     position: Callable[[list[Any]], list[Any]]
     commit: Callable[..., Any]
     store_offsets: Callable[..., None]
-    seek: Callable[[Any], None]
 
 
 class Offsets:
@@ -51,6 +50,8 @@ class Offsets:
         #: Whether messages that were handed on stand in the way of a commit until somebody settles them.
         self.tracking = not (plan.commits and plan.stores)
         self._again = 0.0
+        #: Whether what was handed on last came to nothing and the client still has to go back, so that its positions mean nothing.
+        self.astray = False
         #: Where we went back to by ourselves: until something is fetched there the client knows no position.
         self.returned: dict[Partition, int] = {}
         # Whoever goes somewhere else says himself what he commits there.
@@ -64,6 +65,8 @@ class Offsets:
         """
         Return, for every partition that is assigned, up to where everything is done.
         """
+        if self.astray:
+            return []
         self._enter_pending()
         assigned = self._client.assignment()
         listed = []
