@@ -120,11 +120,28 @@ EXTRAS: Mapping[str, Row] = {
     ),
     "kafka": Row(
         "confluent_kafka",
-        ("tenancy.messaging.confluent_kafka",),
+        (
+            "tenancy.messaging.confluent_kafka",
+            "tenancy.messaging.kafka.broker",
+            "tenancy.messaging.kafka.confluent",
+            "tenancy.messaging.kafka.confluent_assignment",
+            "tenancy.messaging.kafka.confluent_offsets",
+            "tenancy.messaging.kafka.gap",
+        ),
         tests=("tests/messaging/test_confluent_kafka.py",),
         beside=opentelemetry("confluent-kafka"),
     ),
-    "aiokafka": Row("aiokafka", ("tenancy.messaging.aiokafka",), tests=("tests/messaging/kafka/test_aiokafka.py",)),
+    "aiokafka": Row(
+        "aiokafka",
+        (
+            "tenancy.messaging.aiokafka",
+            "tenancy.messaging.kafka.aio",
+            "tenancy.messaging.kafka.aio_membership",
+            "tenancy.messaging.kafka.aio_offsets",
+            "tenancy.messaging.kafka.aio_reception",
+        ),
+        tests=("tests/messaging/kafka/test_aiokafka.py",),
+    ),
     "faststream": Row("faststream", ("tenancy.messaging.faststream",), beside=("aiokafka",)),
     "rabbitmq": Row(
         "aio_pika",
