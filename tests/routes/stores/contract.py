@@ -290,18 +290,12 @@ class StoreContract:
         store.write([Put("large", document)])
         assert another.snapshot().documents["large"] == (1, document)
 
-    def test_a_large_table_is_read_within_a_second(self, store: RouteStore, another: RouteStore) -> None:
-        """Ten thousand documents; and whether they changed is asked at a hundredth of that."""
-        rows = [Handover("shop/orders", RoutingKey(f"pr-{number}"), State.ACTIVE, 1, f"pr-{number}") for number in range(10_000)]
-        for start in range(0, len(rows), 1000):
-            store.write([put_handover(row) for row in rows[start : start + 1000]])
-        another.head()
-        reads = [_seconds(another.snapshot) for _ in range(3)]
-        heads = sorted(_seconds(another.head) for _ in range(50))
-        assert len(another.snapshot().documents) == 10_000
-        assert min(reads) < 1.0
-        assert heads[25] < 0.01
-        assert len(table_of(another.snapshot(), origin="here")) == 10_000
+    def test_a_large_table(self, store: RouteStore, another: RouteStore) -> None:
+        """Two thousand documents, written in parts, are one table."""
+        rows = [Handover("shop/orders", RoutingKey(f"pr-{number}"), State.ACTIVE, 1, f"pr-{number}") for number in range(2000)]
+        for start in range(0, len(rows), 500):
+            store.write([put_handover(row) for row in rows[start : start + 500]])
+        assert len(table_of(another.snapshot(), origin="here")) == 2000
 
     @pytest.mark.parametrize("schema", [2, 17])
     def test_a_table_of_a_later_form(self, store: RouteStore, another: RouteStore, place: Place, schema: int) -> None:
@@ -407,12 +401,6 @@ class ServerContract(StoreContract):
             assert store.snapshot().documents[f"parent-{round_}"]
         assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0, 0]
         assert another.head().version == 80
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _together(calls: list[Callable[[], object]]) -> None:
