@@ -528,7 +528,9 @@ class TestController:
         wait_for(lambda: {(partition, offset) for _, partition, offset in log} >= sent.keys(), 30)
         for thread in (fork, *running):
             thread.end()
-        owners = {place: [name for name, *at in log if tuple(at) == place] for place in sent}
+        owners: dict[tuple[int, int], list[str]] = {place: [] for place in sent}
+        for name, partition, offset in log:
+            owners[partition, offset].append(name)
         wrong = {
             place: names
             for place, names in owners.items()
