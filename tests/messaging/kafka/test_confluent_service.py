@@ -307,6 +307,20 @@ class TestCommitting:
             baseline.seek(TopicPartition(world.topic, 0, 1))
             assert take(baseline, 29) == list(range(1, 30))
 
+    def test_an_event_is_not_in_the_way_of_a_commit(self, world: World) -> None:
+        """The end of a partition, for whoever asked to be told of it, is nothing that anybody would settle."""
+        world.send(*[None] * 40)
+        config = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.commit.interval.ms": 100}
+        with subscribed(world.consumer(**config), world.topic) as baseline:
+            events, messages = list[int](), list[Any]()
+            wait_for(
+                lambda: (messages if (m := wait_for(lambda: baseline.poll(0.2))).error() is None else events).append(m) or events
+            )
+            messages += [message for _ in range(1) if world.send(None) and (message := wait_for(lambda: baseline.poll(0.2)))]
+            for message in messages:
+                baseline.settle(message)
+            wait_for(lambda: baseline.poll(0.1) or world.committed() == 41)
+
     def test_a_seek_commits_nothing(self, world: World) -> None:
         """Whoever commits himself and goes back has not committed that."""
         world.send(*[None] * 6)

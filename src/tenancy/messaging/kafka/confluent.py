@@ -121,20 +121,14 @@ class SelectiveConsumer(AssignedConsumer):
         """
         now = monotonic()
         if now < self._next and self._queue and self._baseline:
-            message = self._queue.popleft()
-            if self._offsets.tracking:
-                self._offsets.pending.append(message)
-            return message
+            return self._handed_on()
         if self._selection is None:
             return self._fetch(-1 if timeout is None else timeout)
         end = _FOREVER if timeout is None or timeout < 0 else now + timeout
         while True:
             self._fill(now, end)
-            if self._ahead.queue:
-                message = self._ahead.queue.popleft()
-                if self._offsets.tracking and message.error() is None:
-                    self._offsets.pending.append(message)
-                return message
+            if self._queue:
+                return self._handed_on()
             now = monotonic()
             if now >= end:
                 return None
@@ -167,6 +161,12 @@ class SelectiveConsumer(AssignedConsumer):
         if self._offsets.tracking:
             self._offsets.pending += [message for message in found if message.error() is None]
         return found
+
+    def _handed_on(self) -> Any:
+        message = self._queue.popleft()
+        if self._offsets.tracking and message.error() is None:
+            self._offsets.pending.append(message)
+        return message
 
     def _fill(self, now: float, end: float) -> None:
         """
