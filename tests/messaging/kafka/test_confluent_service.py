@@ -321,6 +321,44 @@ class TestCommitting:
                 baseline.settle(message)
             wait_for(lambda: baseline.poll(0.1) or world.committed() == 41)
 
+    @pytest.mark.parametrize("in_order", [False, True])
+    @pytest.mark.parametrize("way", ["poll", "consume"])
+    def test_a_decision_that_raises_loses_nothing(self, world: World, way: str, in_order: bool) -> None:
+        """A function for accept that fails in the middle of a batch: its messages come again, and none was committed."""
+        keys = [*[None] * 20, "pr-1", *[None] * 5, "pr-9", *[None] * 20]
+        world.step("create")
+        world.send(*keys)
+        broken = [True]
+
+        def accept(key: Any) -> bool:
+            if key == "pr-9" and broken[0]:
+                raise LookupError("on purpose")
+            return True
+
+        def some() -> list[int]:
+            found = consumer.consume(50, 0.2) if way == "consume" else [consumer.poll(0.2)]
+            return [message.offset() for message in found if message is not None]
+
+        consumer = world.consumer(accept=accept, in_order=in_order, **{"auto.commit.interval.ms": 100})
+        found, raised = list[int](), 0
+        with subscribed(consumer, world.topic):
+            if in_order:
+                world.step("activate")
+            while raised < 3:
+                try:
+                    found += some()
+                except LookupError:
+                    raised += 1
+            time.sleep(0.6)
+            assert world.committed() <= (26 if in_order else 20)
+            broken[0] = False
+            if not in_order:
+                world.step("activate")
+            wait_for(lambda: found.extend(some()) or len(found) >= len(keys))
+            assert nothing(consumer)
+        assert sorted(found) == list(range(len(keys)))
+        assert world.committed() == len(keys)
+
     def test_a_seek_commits_nothing(self, world: World) -> None:
         """Whoever commits himself and goes back has not committed that."""
         world.send(*[None] * 6)

@@ -148,10 +148,12 @@ class SelectiveConsumer(AssignedConsumer):
         # Where a rebalance can take some of it away again before it is complete.
         ahead, batch = self._ahead, self._ahead.batch
         while True:
-            self._attend(now)
+            back = self._is_back()
+            if back:
+                self._attend(now)
             while ahead.queue and len(batch) < num_messages:
                 batch.append(ahead.queue.popleft())
-            if len(batch) < num_messages:
+            if back and len(batch) < num_messages:
                 step = max(0.0, min(_STEP, end - now))
                 batch += self._chosen(self._fetch_many(num_messages - len(batch), step))
             now = monotonic()
@@ -177,14 +179,8 @@ class SelectiveConsumer(AssignedConsumer):
             end: When to come back at the latest.
         """
         ahead, selection = self._ahead, self._selected
-        if self._offsets.astray:
-            try:
-                self._return_to_commits(_STEP)
-            except KafkaException:  # until it can: callbacks of a rebalance are served meanwhile
-                ahead.queue.extend(
-                    message for message in (self._fetch(_STEP),) if message is not None and message.error() is not None
-                )
-                return
+        if not self._is_back():
+            return
         while True:
             self._attend(now)
             if ahead.queue:
@@ -204,12 +200,34 @@ class SelectiveConsumer(AssignedConsumer):
     def _chosen(self, messages: list[Any]) -> list[Any]:
         """
         Return those messages of a batch that are this process's, and error events, in their order.
+
+        Where that raises, as a function for *accept* may, none of them counts as given out.
         """
-        if self._in_order:
-            return self._chosen_in_order(messages)
+        given = tuple(messages)
+        try:
+            return self._chosen_in_order(messages) if self._in_order else self._chosen_in_parts(messages)
+        except BaseException:
+            self._give_back(given)
+            raise
+
+    def _give_back(self, messages: Sequence[Any]) -> None:
+        """
+        Have the client give out messages again, with all that it gave out behind them.
+        """
+        firsts: dict[Partition, int] = {}
+        for message in messages:
+            if message.error() is None:
+                firsts.setdefault(place_of(message), message.offset())
+        for place, first in firsts.items():
+            self._selected.unhold(place, first)
+            self._ahead.drop(place, first)
+            self._offsets.returned[place] = first
+            self._go_back(TopicPartition(*place, first))
+
+    def _chosen_in_parts(self, messages: list[Any]) -> list[Any]:
         # In parts that are still in the processor's cache when their headers are gone through.
         if len(messages) > _PART:
-            parts = [self._chosen(messages[at : at + _PART]) for at in range(0, len(messages), _PART)]
+            parts = [self._chosen_in_parts(messages[at : at + _PART]) for at in range(0, len(messages), _PART)]
             return list(chain.from_iterable(parts))
         carriers = _all_headers(messages)
         keyed = self._keyed(carriers)
@@ -495,6 +513,20 @@ class SelectiveConsumer(AssignedConsumer):
             self.seek(entry)
         self._offsets.astray = False
 
+    def _is_back(self) -> bool:
+        """
+        Return whether the client is where it should be, having tried to bring it there.
+        """
+        try:
+            self._return_to_commits(_STEP)
+        except KafkaException:
+            # Callbacks of a rebalance, and errors, come meanwhile; messages will come again.
+            message = self._fetch(_STEP)
+            if message is not None and message.error() is not None:
+                self._queue.append(message)
+            return False
+        return True
+
     def close(self) -> None:
         """
         Store or commit what is done, leave the group and close.
@@ -525,7 +557,7 @@ class SelectiveConsumer(AssignedConsumer):
             if ahead.queue:
                 # Nobody else asks the client for anything meanwhile, and it would take the consumer for dead.
                 ahead.queue.extend(self._chosen(self._fetch_many(1, 0.0)))
-        if selection.holding:
+        if selection.holding or self._paused:
             selection.review()
             while selection.ready:
                 place, offset, message = selection.ready.popleft()

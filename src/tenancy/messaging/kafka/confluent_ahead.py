@@ -84,6 +84,15 @@ class Ahead:
         for place in partitions:
             self._paused.pop(place, None)
 
+    def drop(self, place: Partition, first: int) -> None:
+        """
+        Drop what is of a partition from an offset on, since it will come again.
+        """
+        for listed in (self.queue, self.batch, *self._paused.values()):
+            kept = [message for message in listed if place_of(message) != place or message.offset() < first]
+            listed.clear()
+            listed.extend(kept)
+
     def firsts(self) -> dict[Partition, int]:
         """
         Return, for each partition, the lowest offset of a message that nobody has got yet.

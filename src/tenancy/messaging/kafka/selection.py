@@ -362,6 +362,16 @@ class Selection:
                     self.ready.append((place, held.offset, held.record))
         self.holding = any(ledger.held for ledger in self.ledgers.values())
 
+    def unhold(self, place: Partition, first: int) -> None:
+        """
+        Drop what is set aside of a partition from an offset on, since it will come again.
+        """
+        ledger = self.ledger(*place)
+        for held in tuple(ledger.held):
+            if held.offset >= first:
+                ledger.release(held)
+        self.holding = any(ledger.held for ledger in self.ledgers.values())
+
     def full(self) -> set[Partition]:
         """
         Return the partitions of which no more may be set aside, so that they are to be paused.
