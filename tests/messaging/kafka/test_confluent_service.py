@@ -207,6 +207,20 @@ class TestHolding:
             world.step("activate")
             assert take(second, 2) == [0, 1]  # the second was not committed, being behind one that waited
 
+    def test_what_was_set_aside_keeps_to_a_pause(self, world: World) -> None:
+        """Also where it is decided while its partition is paused."""
+        world.step("create")
+        world.send(None, "pr-1")
+        with subscribed(world.consumer(), world.topic) as baseline:
+            assert take(baseline, 1) == [0]
+            wait_for(lambda: baseline.poll(0.1) or baseline._selection.holding)
+            here = baseline.assignment()
+            baseline.pause(here)
+            world.step("activate")
+            assert nothing(baseline)
+            baseline.resume(here)
+            assert take(baseline, 1) == [1]
+
     def test_a_full_partition_is_paused(self, world: World) -> None:
         """No more than so many are set aside; then not even messages without a key come, until it is decided."""
         world.step("create")

@@ -563,6 +563,8 @@ class SelectiveConsumer(AssignedConsumer):
                 place, offset, message = selection.ready.popleft()
                 selection.ledger(*place).settle(offset)
                 ahead.queue.append(message)
+            if self._paused_by_user:
+                ahead.pause(self._paused_by_user)
             self._pause_full()
 
     def _flush(self, *, now: bool = True) -> None:

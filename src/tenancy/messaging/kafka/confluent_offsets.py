@@ -153,7 +153,8 @@ class Offsets:
             if self._plan.commits and not self._selection.draining():
                 self._client.store_offsets(offsets=listed)
             else:
-                self._client.commit(offsets=listed, asynchronous=True)
+                # Before a partition is given up it is waited for: what comes too late is handled again by whoever gets it.
+                self._client.commit(offsets=listed, asynchronous=not now)
         except KafkaException as error:  # of a partition that is just being given up: whoever gets it skips the same again
             warn_once(
                 f"store:{self._plan.group}", "confluent_kafka: offsets of %s could not be stored: %s", self._plan.group, error

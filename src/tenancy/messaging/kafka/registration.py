@@ -5,6 +5,7 @@ A consumer tells the route store that it runs, so that no sandbox is created whi
 from __future__ import annotations
 
 import threading
+import time
 from importlib import metadata
 from typing import Any
 
@@ -16,6 +17,7 @@ from .selection import Selection
 __all__ = ["Registration"]
 
 _AGAIN = 60.0
+_RETRY = 1.0
 
 
 class Registration:
@@ -68,8 +70,9 @@ class Registration:
                     f"register:{self._group}", "a member of the group %s could not be registered, so no sandbox can be created: %s",
                     self._group, error,
                 )  # fmt: skip
-                self._wake.set() if not self._closed else None
-                threading.Event().wait(1.0)
+                if not self._closed:
+                    time.sleep(_RETRY)
+                    self._wake.set()
             if self._closed:
                 return
 
