@@ -307,6 +307,34 @@ class TestCommitting:
             assert take(baseline, 1) == [1]
         assert world.committed() == 2
 
+    @pytest.mark.parametrize("way", ["poll", "consume", "with"])
+    def test_what_an_exception_leaves_in_hand_comes_again(self, world: World, way: str) -> None:
+        """A loop that an exception ends, and that closes its consumer on the way out, has not handled its last message."""
+        world.send(None, None, None)
+        first = world.consumer()
+        first.subscribe([world.topic])
+
+        def fail() -> None:
+            if way == "consume":
+                for offset in (0, 1):
+                    assert wait_for(lambda: first.consume(1, 0.2))[0].offset() == offset
+            else:
+                take(first, 2)
+            raise LookupError
+
+        def loop() -> None:
+            if way == "with":
+                with first:
+                    fail()
+            try:
+                fail()
+            finally:
+                first.close()
+
+        with pytest.raises(LookupError):
+            loop()
+        assert world.committed() == 1
+
     def test_seeking_and_pausing(self, world: World) -> None:
         """After a seek everything comes again; a paused partition gives nothing, not even what was fetched."""
         world.send(*[None] * 30)

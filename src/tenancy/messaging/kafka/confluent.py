@@ -4,6 +4,7 @@ A ``confluent_kafka.Consumer`` that hands on only what this process owns.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
@@ -103,6 +104,8 @@ class SelectiveConsumer(AssignedConsumer):
         self._next = 0.0
         self._ahead = Ahead()
         self._queue = self._ahead.queue
+        # What was handed on last, and counts as done when the next is asked for.
+        self._in_hand: tuple[Any, ...] = ()
         self._runner = None
         if self._selection is not None:
             self._begin()
@@ -125,6 +128,7 @@ class SelectiveConsumer(AssignedConsumer):
         if self._selection is None:
             return self._fetch(-1 if timeout is None else timeout)
         end = _FOREVER if timeout is None or timeout < 0 else now + timeout
+        self._in_hand = ()
         while True:
             self._fill(now, end)
             if self._queue:
@@ -145,6 +149,7 @@ class SelectiveConsumer(AssignedConsumer):
             return self._fetch_many(num_messages, timeout)
         now = monotonic()
         end = _FOREVER if timeout < 0 else now + timeout
+        self._in_hand = ()
         # Where a rebalance can take some of it away again before it is complete.
         ahead, batch = self._ahead, self._ahead.batch
         while True:
@@ -160,12 +165,14 @@ class SelectiveConsumer(AssignedConsumer):
             if len(batch) >= num_messages or now >= end:
                 break
         found, ahead.batch = batch, []
+        self._in_hand = tuple(found)
         if self._offsets.tracking:
             self._offsets.pending += [message for message in found if message.error() is None]
         return found
 
     def _handed_on(self) -> Any:
         message = self._queue.popleft()
+        self._in_hand = (message,)
         if self._offsets.tracking and message.error() is None:
             self._offsets.pending.append(message)
         return message
@@ -529,10 +536,12 @@ class SelectiveConsumer(AssignedConsumer):
 
     def close(self) -> None:
         """
-        Store or commit what is done, leave the group and close.
+        Store or commit what is done, leave the group and close. While an exception is on its way, what was handed on last is not done.
         """
         if not self._closed and self._selection is not None:
             self._registration.close()
+            if sys.exc_info()[0] is not None and not self._offsets.tracking:
+                self._offsets.pending = [message for message in self._in_hand if message.error() is None]
             try:
                 self._flush()
             except (KafkaException, RuntimeError):  # closed already, or never connected
