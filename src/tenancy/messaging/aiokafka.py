@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from .. import propagator
 from .._optional import extra
+from .._proxy import Proxy
 from ..config import Accept, switched_on
 from ..context import attached
 from ..key import RoutingKey
@@ -69,13 +70,10 @@ def with_key(producer: T) -> T:
     return keyed  # type: ignore[no-any-return]
 
 
-class _Producer:
+class _Producer(Proxy):
     """
     A producer that writes the routing key; everything else is the producer's own.
     """
-
-    def __init__(self, producer: Any) -> None:
-        self._tenancy_producer = producer
 
     async def send(
         self,
@@ -86,7 +84,7 @@ class _Producer:
         timestamp_ms: int | None = None,
         headers: Any = None,
     ) -> Any:
-        return await self._tenancy_producer.send(topic, value, key, partition, timestamp_ms, inject(headers))
+        return await self._tenancy_target.send(topic, value, key, partition, timestamp_ms, inject(headers))
 
     async def send_and_wait(
         self,
@@ -97,10 +95,10 @@ class _Producer:
         timestamp_ms: int | None = None,
         headers: Any = None,
     ) -> Any:
-        return await self._tenancy_producer.send_and_wait(topic, value, key, partition, timestamp_ms, inject(headers))
+        return await self._tenancy_target.send_and_wait(topic, value, key, partition, timestamp_ms, inject(headers))
 
     def create_batch(self) -> Any:
-        batch = self._tenancy_producer.create_batch()
+        batch = self._tenancy_target.create_batch()
         append = batch.append
 
         def append_with_key(*, timestamp: Any, key: Any, value: Any, headers: Any = ()) -> Any:
@@ -111,18 +109,11 @@ class _Producer:
         return batch
 
     async def __aenter__(self) -> Any:
-        await self._tenancy_producer.start()
+        await self._tenancy_target.start()
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._tenancy_producer.stop()
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return self._tenancy_producer.__class__
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tenancy_producer, name)
+        await self._tenancy_target.stop()
 
 
 def group_id(base: str, *, workload: str | None = None) -> str:

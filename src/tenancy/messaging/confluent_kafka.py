@@ -18,6 +18,7 @@ from opentelemetry.context import Context
 
 from .. import propagator
 from .._optional import extra
+from .._proxy import Proxy
 from ..config import Accept, switched_on
 from ..context import attached, routing_key
 from ..context import with_key as context_with
@@ -133,24 +134,21 @@ def with_key(producer: T) -> T:
     return keyed  # type: ignore[no-any-return]
 
 
-class _Producer:
+class _Producer(Proxy):
     """
     A producer that writes the routing key; everything else is the producer's own.
     """
-
-    def __init__(self, producer: Any) -> None:
-        self._tenancy_producer = producer
 
     def produce(self, topic: str, *args: Any, **kwargs: Any) -> Any:
         if len(args) > _HEADERS_AT:
             args = (*args[:_HEADERS_AT], inject(args[_HEADERS_AT]), *args[_HEADERS_AT + 1 :])
         else:
             kwargs["headers"] = inject(kwargs.get("headers"))
-        return self._tenancy_producer.produce(topic, *args, **kwargs)
+        return self._tenancy_target.produce(topic, *args, **kwargs)
 
     def produce_batch(self, topic: str, messages: list[dict[str, Any]], partition: int = -1, on_delivery: Any = None) -> int:
         if routing_key() is None:
-            return int(self._tenancy_producer.produce_batch(topic, messages, partition, on_delivery))
+            return int(self._tenancy_target.produce_batch(topic, messages, partition, on_delivery))
         # A batch of librdkafka's has no headers, so these go one by one; what fails is noted as there.
         queued = 0
         for message in messages:
@@ -166,19 +164,6 @@ class _Producer:
             except (BufferError, KafkaException) as error:
                 message["_error"] = error.args[0]
         return queued
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return self._tenancy_producer.__class__
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tenancy_producer, name)
-
-    def __len__(self) -> int:
-        return len(self._tenancy_producer)
-
-    def __bool__(self) -> bool:
-        return True
 
 
 class SelectiveDeserializingConsumer(DeserializingConsumer, SelectiveConsumer):  # type: ignore[misc]

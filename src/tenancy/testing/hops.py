@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from .._proxy import Proxy
 from ..key import RoutingKey
 from ._taps import Sighting, Taps
 from .hop import Hop, described, hop_of
@@ -206,13 +207,13 @@ def _failed(error: Exception) -> None:
         recorder._errors.append(error)
 
 
-class _Producer:
+class _Producer(Proxy):
     """
     A producer of messages, and a recorder who is told of each.
     """
 
     def __init__(self, producer: Any, hops: Hops) -> None:
-        self._tenancy_producer = producer
+        super().__init__(producer)
         self._tenancy_hops = hops
 
     def produce(self, topic: str, *args: Any, **kwargs: Any) -> Any:
@@ -222,17 +223,4 @@ class _Producer:
             self._tenancy_hops._record(hop_of(Sighting("producer", f"produce to {topic}", topic, given, ())))
         except Exception as error:  # noqa: BLE001 - the message goes out all the same
             self._tenancy_hops._errors.append(error)
-        return self._tenancy_producer.produce(topic, *args, **kwargs)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return self._tenancy_producer.__class__
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tenancy_producer, name)
-
-    def __len__(self) -> int:
-        return len(self._tenancy_producer)
-
-    def __bool__(self) -> bool:
-        return True
+        return self._tenancy_target.produce(topic, *args, **kwargs)
