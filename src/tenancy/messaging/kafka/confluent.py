@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from itertools import chain
+from contextlib import AbstractContextManager
 from time import monotonic
 from types import MappingProxyType
 from typing import Any
@@ -16,19 +15,19 @@ from ..._optional import extra
 from ...config import Accept, switched_on
 from ...context import attached, with_key
 from ...errors import ConfigurationError
-from ...observe import count, warn_once
 from ...propagator import current_codec
 from ...routes import LiveRoutes
-from .confluent_ahead import Ahead, place_of
-from .confluent_assignment import AssignedConsumer
+from .confluent_ahead import Ahead
+from .confluent_choice import headers_of
 from .confluent_config import planned
 from .confluent_offsets import Client, Offsets, behind
+from .confluent_transactions import TransactionalConsumer
 from .registration import Registration
 from .runner import Runner
-from .selection import HoldLimit, Known, Partition, Selection
+from .selection import HoldLimit, Selection
 
 with extra("kafka", "confluent_kafka"):
-    from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+    from confluent_kafka import KafkaError, KafkaException
 
 __all__ = ["SelectiveConsumer"]
 
@@ -38,11 +37,10 @@ _STEP = 0.2
 _LOOK_EVERY = 0.5
 # How much longer than it may a poll goes on, in seconds, while it finds only messages that are others'.
 _PATIENCE = 0.1
-_PART = 50
 _FOREVER = float("inf")
 
 
-class SelectiveConsumer(AssignedConsumer):
+class SelectiveConsumer(TransactionalConsumer):
     """
     A ``confluent_kafka.Consumer`` that yields only the messages that are this process's, and otherwise is one: the same configuration, the
     same methods, the same callbacks.
@@ -204,104 +202,6 @@ class SelectiveConsumer(AssignedConsumer):
             if ahead.queue or not messages or selection.holding or now >= end + _PATIENCE:
                 return
 
-    def _chosen(self, messages: list[Any]) -> list[Any]:
-        """
-        Return those messages of a batch that are this process's, and error events, in their order.
-
-        Where that raises, as a function for *accept* may, none of them counts as given out.
-        """
-        given = tuple(messages)
-        try:
-            return self._chosen_in_order(messages) if self._in_order else self._chosen_in_parts(messages)
-        except BaseException:
-            self._give_back(given)
-            raise
-
-    def _give_back(self, messages: Sequence[Any]) -> None:
-        """
-        Have the client give out messages again, with all that it gave out behind them.
-        """
-        firsts: dict[Partition, int] = {}
-        for message in messages:
-            if message.error() is None:
-                firsts.setdefault(place_of(message), message.offset())
-        for place, first in firsts.items():
-            self._selected.unhold(place, first)
-            self._ahead.drop(place, first)
-            self._offsets.returned[place] = first
-            self._go_back(TopicPartition(*place, first))
-
-    def _chosen_in_parts(self, messages: list[Any]) -> list[Any]:
-        # In parts that are still in the processor's cache when their headers are gone through.
-        if len(messages) > _PART:
-            parts = [self._chosen_in_parts(messages[at : at + _PART]) for at in range(0, len(messages), _PART)]
-            return list(chain.from_iterable(parts))
-        carriers = _all_headers(messages)
-        keyed = self._keyed(carriers)
-        selection = self._selected
-        selection.unkeyed += len(messages) - len(keyed)
-        shortcuts = selection.shortcuts() if keyed else {}
-        if not self._baseline:
-            kept = [at for at, headers in enumerate(carriers) if headers is None and self._is_event(messages[at])]
-            kept += [at for at, raw in keyed if self._owns(messages[at], carriers[at], raw, shortcuts)]
-            return [messages[at] for at in sorted(kept)]
-        left = [at for at, raw in keyed if not self._owns(messages[at], carriers[at], raw, shortcuts)]
-        for at in reversed(left):
-            del messages[at]
-        return messages
-
-    def _chosen_in_order(self, messages: list[Any]) -> list[Any]:
-        """
-        Like `_chosen`, up to the first message of each partition that is set aside; the client goes back to what comes behind it.
-        """
-        selection, chosen, again = self._selected, list[Any](), dict[Partition, int]()
-        for message in messages:
-            if message.error() is not None:
-                if self._is_event(message):
-                    chosen.append(message)
-                continue
-            ledger = selection.ledger(*place_of(message))
-            if ledger.held:
-                again[place_of(message)] = ledger.held[0].offset + 1
-                continue
-            headers = _headers(message)
-            raw = headers is not None and self._scan(headers)
-            if raw is False:
-                selection.unkeyed += 1
-                if self._baseline:
-                    chosen.append(message)
-            elif self._owns(message, headers, raw, selection.shortcuts()):
-                chosen.append(message)
-        if selection.holding:
-            self._pause_full()
-        # Once it is paused: by pausing the client takes what it gave out last for where it goes on.
-        for place, offset in again.items():
-            self._offsets.returned[place] = offset
-            self._go_back(TopicPartition(*place, offset))
-        return chosen
-
-    def _is_event(self, message: Any) -> bool:
-        """
-        Return whether somebody wants to know of a message that is none.
-        """
-        error = message.error()
-        if error is not None and error.code() == KafkaError._PARTITION_EOF:
-            self._offsets.ends[message.topic(), message.partition()] = message.offset()
-            return not self._plan.ends
-        return error is not None
-
-    def _owns(self, message: Any, headers: Any, raw: bytes | bool, shortcuts: Mapping[Any, Known]) -> bool:
-        """
-        Decide on a message that may have a key, and return whether it is handed on.
-        """
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        selection = self._selected
-        known = None if selection.holding else shortcuts.get((raw, topic, partition))
-        if known is not None and offset >= known.first:
-            known.amount += 1
-            return known.owned
-        return selection.take(headers, topic, partition, offset, message, len(message))
-
     def __iter__(self) -> Iterator[Any]:
         """
         Yield messages until the consumer is closed, or has nothing to read any more because its sandbox is gone.
@@ -349,7 +249,7 @@ class SelectiveConsumer(AssignedConsumer):
         """
         if self._selection is None:
             return attached(with_key(None))
-        headers = None if message.error() is not None else _headers(message)
+        headers = None if message.error() is not None else headers_of(message)
         if headers is None or self._scan(headers) is False:
             return attached(with_key(None))
         return attached(with_key(self._selection.context_key(self._selection.key(headers))))
@@ -456,84 +356,6 @@ class SelectiveConsumer(AssignedConsumer):
             return self._client.position(list(partitions))
         return self._offsets.resumable(list(partitions))
 
-    @contextmanager
-    def transaction(self, producer: Any, *, timeout: float = 30.0) -> Iterator[None]:
-        """
-        Make what *producer* sends in a block, and the commit of what was handled in it, one transaction: both happen, or none.
-
-        Where the block raises, the transaction is aborted and the consumer goes back to what was committed last. What was skipped is
-        committed within the transaction, too. Give the producer a ``transactional.id`` by ``transactional_id()``, or a sandbox would fence
-        the baseline; turn off automatic commits, and make the consumer *in_order*.
-
-        Args:
-            producer: A producer for which ``init_transactions()`` was called.
-            timeout: Seconds that each step of the transaction may take.
-
-        Raises:
-            ConfigurationError: If offsets are committed automatically, which no transaction could undo, or if the consumer is not *in_order*.
-            KafkaException: If the transaction cannot be committed.
-        """
-        if self._selection is not None and self._plan.commits:
-            raise ConfigurationError(
-                "a transaction commits the offsets itself; set 'enable.auto.commit': False in the consumer's config"
-            )
-        if self._selection is not None and not self._in_order:
-            raise ConfigurationError(
-                "a transaction cannot commit what lies behind a message that was set aside, which would then be handled again; make the "
-                "consumer with in_order=True"
-            )
-        self._return_to_commits(timeout)
-        producer.begin_transaction()
-        try:
-            yield
-            positions = [entry for entry in self.position(super().assignment()) if entry.offset >= 0]
-            producer.send_offsets_to_transaction(positions, super().consumer_group_metadata(), timeout)
-            producer.commit_transaction(timeout)
-        except BaseException:
-            self._stray()
-            producer.abort_transaction(timeout)
-            self._return_to_commits(timeout)
-            raise
-        if self._selection is not None:
-            self._offsets.settle_all()
-
-    def _stray(self) -> None:
-        """
-        What was handed on since the last commit came to nothing.
-        """
-        if self._selection is not None:
-            self._offsets.astray = True
-            self._forget(super().assignment())
-
-    def _return_to_commits(self, timeout: float) -> None:
-        """
-        Go back to what was committed, if that is due: before it is done nothing is handed on or committed.
-        """
-        if self._selection is None or not self._offsets.astray:
-            return
-        for entry in super().committed(super().assignment(), timeout):
-            if entry.error is not None:
-                raise KafkaException(entry.error)
-            if entry.offset < 0:
-                start = self._selection.start(entry.topic, entry.partition)
-                entry.offset = OFFSET_BEGINNING if start is None else start
-            self.seek(entry)
-        self._offsets.astray = False
-
-    def _is_back(self) -> bool:
-        """
-        Return whether the client is where it should be, having tried to bring it there.
-        """
-        try:
-            self._return_to_commits(_STEP)
-        except KafkaException:
-            # Callbacks of a rebalance, and errors, come meanwhile; messages will come again.
-            message = self._fetch(_STEP)
-            if message is not None and message.error() is not None:
-                self._queue.append(message)
-            return False
-        return True
-
     def close(self) -> None:
         """
         Store or commit what is done, leave the group and close. While an exception is on its way, what was handed on last is not done.
@@ -581,41 +403,6 @@ class SelectiveConsumer(AssignedConsumer):
             self._runner.collect()
         self._selected.report()
         self._offsets.flush(now=now)
-
-
-def _all_headers(messages: list[Any]) -> list[Any]:
-    """
-    Return the headers of each message; None where it has none or they cannot be read.
-    """
-    carriers: list[Any] = []
-    while len(carriers) < len(messages):
-        try:
-            carriers.extend(map(Message.headers, messages[len(carriers) :] if carriers else messages))
-        except (SystemError, UnicodeError) as error:
-            _tell_unreadable(error)
-            carriers.append(None)
-    return carriers
-
-
-def _headers(message: Any) -> Any:
-    try:
-        return message.headers()
-    except (SystemError, UnicodeError) as error:
-        _tell_unreadable(error)
-        return None
-
-
-def _tell_unreadable(error: Exception) -> None:
-    """
-    A header's name is not UTF-8. The client does not survive being asked a second time.
-    """
-    count("tenancy.keys.malformed", {"adapter": "confluent_kafka"})
-    warn_once(
-        "unreadable:confluent_kafka",
-        "confluent_kafka: the headers of a message cannot be read (%r), so it counts as one without a routing key. Further ones are "
-        "only counted (tenancy.keys.malformed).",
-        error,
-    )
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
