@@ -12,7 +12,8 @@ from ..._optional import extra
 from ...observe import count, warn_once
 from .confluent_ahead import place_of
 from .confluent_assignment import AssignedConsumer
-from .selection import Known, Partition
+from .memory import Known
+from .selection import Partition
 
 with extra("kafka", "confluent_kafka"):
     from confluent_kafka import KafkaError, Message, TopicPartition

@@ -23,13 +23,13 @@ from ...routes.judge import Judge
 from ...routes.record import is_reading
 from .groups import group_name
 from .ledger import Held, PartitionLedger
+from .memory import Known, Memory, What
 
 __all__ = ["HoldLimit", "Partition", "Selection"]
 
 #: A topic, and the number of one of its partitions.
 Partition = tuple[str, int]
 
-_MOST_KNOWN = 10_000
 _NOTHING: Mapping[tuple[bytes, str, int], Any] = MappingProxyType({})
 
 
@@ -44,26 +44,6 @@ class HoldLimit(NamedTuple):
 
     records: int = 1000
     size: int = 16 * 1024 * 1024
-
-
-class Known:
-    """
-    What is known about all records of one key and partition from an offset on.
-
-    Args:
-        first: That offset.
-        owned: Whether they are this consumer's.
-        what: The verdict, its reason and the key, as they are counted.
-    """
-
-    __slots__ = ("amount", "first", "owned", "what")
-
-    def __init__(self, first: int, owned: bool, what: tuple[str, str, str]) -> None:
-        self.first = first
-        self.owned = owned
-        self.what = what
-        #: How many were met, and are not counted yet.
-        self.amount = 0
 
 
 class Selection:
@@ -109,10 +89,7 @@ class Selection:
         self._reviewed: View | None = None
         self._reading = False
         self._checked: RouteTable | None = None
-        self._counted: dict[tuple[str, str, str], int] = {}
-        # By the key's bytes as they stand in a record, topic and partition: what spares the decision most times.
-        self._known: dict[tuple[bytes, str, int], Known] = {}
-        self._known_of: RouteTable | None = None
+        self._memory = Memory()
         watch_held(self)
 
     # Who reads
@@ -248,17 +225,14 @@ class Selection:
         view = self._routes.view()
         if view is None or self.holding or not view.fresh():
             return _NOTHING
-        if view.table is not self._known_of:
-            self._forget_known()
-            self._known_of = view.table
-        return self._known
+        return self._memory.known(view.table)
 
     def unchanged(self) -> bool:
         """
         Return whether what was decided last still holds: the table is the same, and fresh.
         """
         view = self._routes.view()
-        return view is not None and view.table is self._known_of and view.fresh()
+        return view is not None and view.table is self._memory.table and view.fresh()
 
     def take(self, headers: Any, topic: str, partition: int, offset: int, record: Any, size: int = 0) -> bool:
         """
@@ -288,24 +262,18 @@ class Selection:
             self._hold(ledger, place, Held(offset, record, key, size, time.monotonic()))
             return False
         what = self._count(verdict)
-        if not self.holding and len(self._known) < _MOST_KNOWN:
+        if not self.holding:
             self._remember(key, place, offset, verdict, what)
         return verdict.owned
 
-    def _remember(self, key: RoutingKey, place: Partition, offset: int, verdict: Verdict, what: tuple[str, str, str]) -> None:
+    def _remember(self, key: RoutingKey, place: Partition, offset: int, verdict: Verdict, what: What) -> None:
         view = self._routes.view()
-        if view is None or view.table is not self._known_of:
-            return
+        if view is None or view.table is not self._memory.table or callable(self._accept):
+            return  # a function for accept is asked about every record
         row = view.table.handover(self._judge.identity.workload, key)
         first = 0 if row is None else row.last_cut(*place)
         if offset >= first:
-            self._known[(key.encode(), *place)] = Known(first, verdict.owned, what)
-
-    def _forget_known(self) -> None:
-        for known in self._known.values():
-            if known.amount:
-                self._counted[known.what] = self._counted.get(known.what, 0) + known.amount
-        self._known = {}
+            self._memory.remember(key, *place, Known(first, verdict.owned, what))
 
     def decide(self, key: RoutingKey, position: Position) -> Verdict:
         """
@@ -424,15 +392,11 @@ class Selection:
         Args:
             unkeyed: How many records had no key, beside those in `unkeyed`.
         """
-        self.unkeyed += unkeyed
-        for known in self._known.values():
-            if known.amount:
-                self._counted[known.what] = self._counted.get(known.what, 0) + known.amount
-                known.amount = 0
-        if self.unkeyed:
-            self._counted["own" if self.baseline else "skip", "unkeyed", "_none"] = self.unkeyed
-            self.unkeyed = 0
-        for (verdict, code, label), amount in self._counted.items():
+        self._memory.count(("own" if self.baseline else "skip", "unkeyed", "_none"), self.unkeyed + unkeyed)
+        self.unkeyed = 0
+        for (verdict, code, label), amount in self._memory.counted().items():
+            if not amount:
+                continue
             count(
                 "tenancy.verdicts",
                 {
@@ -444,7 +408,6 @@ class Selection:
                 },
                 amount,
             )
-        self._counted.clear()
 
     def _hold(self, ledger: PartitionLedger, place: Partition, held: Held) -> None:
         ledger.hold(held)
@@ -470,9 +433,9 @@ class Selection:
     def _is_full(self, ledger: PartitionLedger) -> bool:
         return len(ledger.held) >= self._limit.records or ledger.held_bytes >= self._limit.size
 
-    def _count(self, verdict: Verdict) -> tuple[str, str, str]:
+    def _count(self, verdict: Verdict) -> What:
         table = self._routes.peek()
         known = verdict.key is not None and table is not None and table.knows(verdict.key)
         what = (verdict.action.value, verdict.code, key_label(verdict.key, known=known))
-        self._counted[what] = self._counted.get(what, 0) + 1
+        self._memory.count(what)
         return what
