@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -305,45 +305,5 @@ def test_invented_names_do_not_push_out_the_usual_ones() -> None:
         codec.read([(f"x-{number}", "1")])
     codec.read([("host", "1")])
     assert codec.ours([("host", "1")]) == []
-    assert len(codec._passed) <= 1024
+    assert len(codec.passed) <= 1024
     assert codec.read([("BAGGAGE", "sd-routing-key=pr-42")]) == Reading(KEY)
-
-
-_KAFKA_NAMES = st.sampled_from(["baggage", "traceparent", "Baggage", "uberctx-sd-routing-key", "tracestate", "other"])
-_KAFKA_VALUES = st.one_of(
-    st.none(),
-    st.binary(max_size=12),
-    st.sampled_from(
-        [
-            *(b"sd-routing-key=pr-1", b"a=1,sd-routing-key=pr-2,b=2", b"a=1", b"sd%2Drouting-key=pr-3", b"sd-routing-key=PR"),
-            *(
-                b"xsd-routing-key=pr-4",
-                b"sd-routing-key=pr-1,sd-routing-key=pr-2",
-                b"pr-5",
-                b"sd-routing-key=pr-6;ttl=1",
-                b"\xe9=1",
-            ),
-        ]
-    ),
-)
-
-
-@given(st.lists(st.one_of(st.none(), st.lists(st.tuples(_KAFKA_NAMES, _KAFKA_VALUES), max_size=4)), max_size=8), st.booleans())
-@example([[("traceparent", b"1"), ("baggage", b"a=1,sd-routing-key=pr-2,b=2")]], False)
-@example([[("baggage", b"a=1")], [("baggage", b"sd-routing-key=pr-1")], [("baggage", b"a=1")]], True)
-def test_a_batch_is_looked_through_as_each_carrier_is_read(carriers: list[Any], twice: bool) -> None:
-    """Of what is left out nothing is read, and bytes that are told are the key, as far as they can be one."""
-    using = Codec(DIALECTS["signadot"], (Field("baggage", "sd-routing-key"),))
-    carriers = [carrier for carrier in carriers for _ in range(2 if twice else 1)]
-    for carrier in carriers:
-        using.read(carrier)  # makes known which names have nothing to do with it
-    found = dict(using.keyed(carriers))
-    for at, carrier in enumerate(carriers):
-        reading = using.read(carrier)
-        if at not in found:
-            assert reading == ABSENT, carrier
-        elif not isinstance(found[at], bool):
-            raw = cast(bytes, found[at])
-            assert (reading.key or reading.malformed or "").encode("latin-1") in (raw, raw.partition(b";")[0].strip()), carrier
-        if carrier is not None and using.scan(carrier) is False:
-            assert at not in found

@@ -27,7 +27,6 @@ MAX_BYTES = 8192
 _SHORT = MAX_MEMBERS  # characters; what is shorter has fewer members, and bytes, than allowed
 _OWS = " \t"
 _NAMES = (str, bytes)
-_HITS = 3  # how often in a row headers may differ from those before until they are not compared any more
 _PASSED, _PASSED_LENGTH = 1024, 64  # names remembered, and characters of each
 
 # A routing key that is followed by nothing or by the next member.
@@ -78,9 +77,11 @@ class Codec:
         self._read = read
         self._write = write
         self._baggage = tuple(field.name for field in read if field.kind == "baggage")
-        self._only = self._baggage[0] if len(self._baggage) == 1 else ""
-        self._assigned = f"{self._only}="
-        self._plain = len(write) == 1 and write[0].kind == "baggage" and bool(self._only)
+        #: What a ``baggage`` header with a key has in it, unless something is encoded; empty: it can be any of several names.
+        self.only = self._baggage[0] if len(self._baggage) == 1 else ""
+        self._bytes = self.only.encode()
+        self._assigned = f"{self.only}="
+        self._plain = len(write) == 1 and write[0].kind == "baggage" and bool(self.only)
         self._tracestate = tuple(field.name for field in read if field.kind == "tracestate")
         self._own = {field.name.lower() for field in read if field.kind == "header"}
         shared = {"baggage"} | ({"tracestate"} if self._tracestate else set())
@@ -88,8 +89,8 @@ class Codec:
         wanted = self._own | shared
         self._wanted: dict[str | bytes, str] = {name: name for name in wanted}
         self._wanted.update({name.encode(): name for name in wanted})
-        # Names of headers that are not ours, as they were met: most requests have no others.
-        self._passed: set[Any] = set()
+        #: Names of headers that are not ours, as they were met: most requests have no others.
+        self.passed: set[Any] = set()
         self._ordinary: set[Any] = {"baggage"}
 
     def read(self, carrier: Any) -> Reading:
@@ -108,12 +109,12 @@ class Codec:
                 if type(raw) is bytes:
                     raw = raw.decode("latin-1")
                 if type(raw) is str and (name == b"baggage" or name == "baggage"):
-                    return ABSENT if self._only not in raw and "%" not in raw else self.read_baggage(raw)
+                    return ABSENT if self.only not in raw and "%" not in raw else self.read_baggage(raw)
             carrier = ours
         found = self._headers(carrier)
         if not found:
             return ABSENT
-        if self._only and len(found) == 1 and "baggage" in found:
+        if self.only and len(found) == 1 and "baggage" in found:
             return self.read_baggage(found["baggage"])
         values: list[str] = []
         for field in self._read:
@@ -137,23 +138,32 @@ class Codec:
             False: there is none. The key's bytes, not checked, where one member of one ``baggage`` header names it in the plain way. True:
             there may be one, so `read` them.
         """
-        passed, only = self._passed, self._only
+        passed, only = self.passed, self.only
         found: bytes | bool = False
         try:
             for name, value in headers:
                 if name == "baggage":
                     line = value.decode("latin-1")  # to find something in text is several times faster than in bytes
                     if only in line or "%" in line:
-                        before, assigned, after = line.partition(self._assigned)
-                        plain = assigned and (not before or before[-1] == ",") and only not in after and only not in before
-                        if not plain or found or "%" in line:
+                        raw = self.scan_line(line)
+                        if raw is True or found:
                             return True
-                        found = after.partition(",")[0].encode("latin-1")
+                        found = raw
                 elif name not in passed:
                     return True
         except AttributeError:  # a header without a value, say
             return True
         return found
+
+    def scan_line(self, line: str) -> bytes | bool:
+        """
+        Return what `scan` says of the value of a ``baggage`` header in which there may be a key.
+        """
+        before, assigned, after = line.partition(self._assigned)
+        only = self.only
+        if assigned and (not before or before[-1] == ",") and only not in after and only not in before and "%" not in line:
+            return after.partition(",")[0].encode("latin-1")
+        return True
 
     def absent(self, headers: Sequence[tuple[str, bytes]]) -> bool:
         """
@@ -161,61 +171,38 @@ class Codec:
         """
         return self.scan(headers) is False
 
-    def keyed(self, carriers: Iterable[Any]) -> list[tuple[int, bytes | bool]]:
-        """
-        Return which of several carriers may have a key: their indexes, each with what `scan` says of it.
-
-        Args:
-            carriers: Pairs of text and bytes each, as clients of Kafka have them; or None.
-        """
-        passed, only, at, usual = self._passed, self._only, -1, ""
-        found: list[tuple[int, bytes | bool]] = []
-        same: Any = None  # headers without a key, which often come again; to compare is worth it only where they do
-        hits = 0
-        try:
-            for headers in carriers:
-                at += 1
-                if hits >= 0 and headers == same:
-                    hits = _HITS
-                    continue
-                hits -= 1
-                for name, value in headers or ():
-                    if name == "baggage":
-                        line = value.decode("latin-1")
-                        if only not in line and "%" not in line:
-                            continue
-                    elif name == usual:
-                        continue
-                    elif name in passed:
-                        usual = name
-                        continue
-                    raw = self.scan(headers)
-                    if raw is not False:
-                        found.append((at, raw))
-                        break
-                else:
-                    same = headers
-        except AttributeError:
-            scanned = ((index, self.scan(headers)) for index, headers in enumerate(carriers) if headers)
-            return [(index, raw) for index, raw in scanned if raw is not False]
-        return found
-
     def ours(self, headers: Sequence[Any]) -> Sequence[Any]:
         """
         Return those pairs that may have to do with a key: all but the ones whose name is known to be another's.
         """
-        passed = self._passed
+        passed = self.passed
         try:
             return [pair for pair in headers if pair[0] not in passed]
         except Exception:  # noqa: BLE001 - whatever that is, the careful way deals with it
             return headers
+
+    def hints(self, headers: Sequence[Any]) -> Sequence[Any]:
+        """
+        Return those pairs of bytes that may have to do with a key; none where headers surely name no key, also to readers that undo
+        backslash escapes.
+        """
+        passed = self.passed
+        try:
+            ours = [pair for pair in headers if pair[0] not in passed]
+            if len(ours) == 1:
+                name, value = ours[0]
+                if name == b"baggage" and self._bytes not in value and b"%" not in value and b"\\" not in value:
+                    return ()
+        except Exception:  # noqa: BLE001 - whatever that is, the careful way deals with it
+            return headers
+        return ours
 
     def read_baggage(self, raw: str) -> Reading:
         """
         Read the routing key from the raw value of a ``baggage`` header; never raises.
         """
         # By far the commonest header mentions the name once, as `name=value`, and has nothing encoded.
-        only = self._only
+        only = self.only
         if only and "%" not in raw:
             before, found, after = raw.partition(self._assigned)
             if not found:
@@ -245,7 +232,7 @@ class Codec:
         """
         line: str | None = None
         for name, value in carrier:
-            known = None if name in self._passed else self._wanted.get(name.lower())
+            known = None if name in self.passed else self._wanted.get(name.lower())
             if known is None:
                 continue
             entry = text(value) or ""
@@ -257,9 +244,7 @@ class Codec:
             else:
                 line = entry
         ours = f",{self._assigned}{key},"
-        return (
-            bool(self._only) and line is not None and line.count(self._only) == 1 and ours in f",{line}," and self._is_plain(line)
-        )
+        return bool(self.only) and line is not None and line.count(self.only) == 1 and ours in f",{line}," and self._is_plain(line)
 
     @staticmethod
     def _is_plain(line: str) -> bool:
@@ -318,13 +303,13 @@ class Codec:
         if type(line) is str and line.startswith(ours) and self._ordinary.issuperset(carrier):
             end, size = len(ours), len(line)
             ordinary = size < _SHORT and (size == end or line[end] == ",") and line[-1] not in _OWS
-            if ordinary and "%" not in line and line.find(self._only, end) < 0:
+            if ordinary and "%" not in line and line.find(self.only, end) < 0:
                 return carrier.copy()
         others = ""
         for name, value in carrier.items():
             if type(name) is not str or type(value) is not str:
                 return None
-            if name in self._passed:
+            if name in self.passed:
                 continue
             if name.lower() not in self._wanted:
                 self._pass(name)
@@ -334,7 +319,7 @@ class Codec:
             others = value
         if others.startswith(self._assigned):
             others = others.partition(",")[2]
-        if self._only in others:
+        if self.only in others:
             return None
         line = f"{ours},{others}".strip(_OWS) if others else ours
         if not self._is_plain(line):
@@ -348,9 +333,9 @@ class Codec:
         Remember the name of a header that is not ours.
         """
         if type(name) in _NAMES and len(name) <= _PASSED_LENGTH:
-            if len(self._passed) >= _PASSED:  # somebody invents names; the usual ones are back at once
-                self._passed, self._ordinary = set(), {"baggage"}
-            self._passed.add(name)
+            if len(self.passed) >= _PASSED:  # somebody invents names; the usual ones are back at once
+                self.passed, self._ordinary = set(), {"baggage"}
+            self.passed.add(name)
             self._ordinary.add(name)
 
     def _headers(self, carrier: Any) -> dict[str, str]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
 
-from ..baggage import ABSENT
 from ..config import Accept, switched_on
 from ..errors import RoutesNotSyncedError
 from ..routes.live import LiveRoutes
@@ -108,8 +107,10 @@ class TenancyMiddleware:
             came = scope["headers"] = list(came)
         headers = came
         reception = self._reception
-        reading, ours = ABSENT, reception.wants(headers)
-        if ours:
+        ours = reception.wants(headers)
+        if not ours:
+            received = reception.receive_without_key(nested=nested)
+        else:
             for _, value in ours:
                 if b"\\" in value:
                     headers = ours = without_escapes(came)
@@ -121,10 +122,10 @@ class TenancyMiddleware:
                 except RoutesNotSyncedError as error:
                     await _answer(scope, receive, send, reception.not_synced(error))
                     return
-        received = reception.receive(headers, reading, ours=ours, nested=nested)
-        if received.refusal is not None:
-            await _answer(scope, receive, send, received.refusal)
-            return
+            received = reception.receive(headers, reading, ours=ours, nested=nested)
+            if received.refusal is not None:
+                await _answer(scope, receive, send, received.refusal)
+                return
         if received.reply is not None:
             send = _Reply(send, received.reply).send
         seen = headers if received.headers is None else received.headers

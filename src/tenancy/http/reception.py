@@ -162,8 +162,8 @@ class Reception:
         """
         Return those headers that `read` needs; where there are none, the request has no key.
         """
-        ours = current_codec().ours(headers)
-        return ours if ours or not self._edge else _NOBODYS
+        ours = current_codec().hints(headers)
+        return ours if ours or not self.asks else _NOBODYS
 
     def receive(
         self, headers: HeaderPairs, reading: Reading, *, ours: Sequence[tuple[bytes, bytes]] | None = None, nested: bool = False

@@ -25,6 +25,7 @@ from .confluent_transactions import TransactionalConsumer
 from .registration import Registration
 from .runner import Runner
 from .selection import HoldLimit, Selection
+from .sieve import Sieve
 
 with extra("kafka", "confluent_kafka"):
     from confluent_kafka import KafkaError, KafkaException
@@ -97,7 +98,7 @@ class SelectiveConsumer(TransactionalConsumer):
         self._fetch: Callable[[float], Any] = super().poll
         self._fetch_many: Callable[[int, float], list[Any]] = super().consume
         self._client = Client(super().assignment, super().position, super().commit, super().store_offsets)
-        self._scan, self._keyed = current_codec().scan, current_codec().keyed
+        self._scan, self._keyed = current_codec().scan, Sieve(current_codec()).keyed
         self._closed = False
         self._next = 0.0
         self._ahead = Ahead()

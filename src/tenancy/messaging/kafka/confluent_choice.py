@@ -5,7 +5,7 @@ Which messages of a batch a `SelectiveConsumer` of confluent-kafka hands on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from ..._optional import extra
@@ -14,13 +14,14 @@ from .confluent_ahead import place_of
 from .confluent_assignment import AssignedConsumer
 from .memory import Known
 from .selection import Partition
+from .sieve import Keyed
 
 with extra("kafka", "confluent_kafka"):
     from confluent_kafka import KafkaError, Message, TopicPartition
 
 __all__ = ["ChoosingConsumer", "headers_of"]
 
-_PART = 50
+_NONE: Mapping[Any, Known] = MappingProxyType({})
 
 
 class ChoosingConsumer(AssignedConsumer):
@@ -32,7 +33,7 @@ class ChoosingConsumer(AssignedConsumer):
     _baseline: bool
     #: The codec's quick look at the headers of one message, and of many.
     _scan: Callable[[Any], bytes | bool]
-    _keyed: Callable[[Any], list[tuple[int, bytes | bool]]]
+    _keyed: Callable[[list[Any]], Keyed]
 
     def _chosen(self, messages: list[Any]) -> list[Any]:
         """
@@ -42,7 +43,7 @@ class ChoosingConsumer(AssignedConsumer):
         """
         given = tuple(messages)
         try:
-            return self._chosen_in_order(messages) if self._in_order else self._chosen_in_parts(messages)
+            return self._chosen_in_order(messages) if self._in_order else self._chosen_at_once(messages)
         except BaseException:
             self._give_back(given)
             raise
@@ -61,24 +62,31 @@ class ChoosingConsumer(AssignedConsumer):
             self._offsets.returned[place] = first
             self._go_back(TopicPartition(*place, first))
 
-    def _chosen_in_parts(self, messages: list[Any]) -> list[Any]:
-        # In parts that are still in the processor's cache when their headers are gone through.
-        if len(messages) > _PART:
-            parts = [self._chosen_in_parts(messages[at : at + _PART]) for at in range(0, len(messages), _PART)]
-            return list(chain.from_iterable(parts))
+    def _chosen_at_once(self, messages: list[Any]) -> list[Any]:
+        selection = self._selected
         carriers = _all_headers(messages)
         keyed = self._keyed(carriers)
-        selection = self._selected
         selection.unkeyed += len(messages) - len(keyed)
-        shortcuts = selection.shortcuts() if keyed else {}
-        if not self._baseline:
-            kept = [at for at, headers in enumerate(carriers) if headers is None and self._is_event(messages[at])]
-            kept += [at for at, raw in keyed if self._owns(messages[at], carriers[at], raw, shortcuts)]
-            return [messages[at] for at in sorted(kept)]
-        left = [at for at, raw in keyed if not self._owns(messages[at], carriers[at], raw, shortcuts)]
-        for at in reversed(left):
-            del messages[at]
-        return messages
+        owned: list[int] = []
+        left: list[int] = []
+        known_of: Callable[[Any], Known | None] = selection.shortcuts().get if keyed else _NONE.get
+        for at, raw in keyed:
+            message = messages[at]
+            known = known_of((raw, message.topic(), message.partition()))
+            if known is not None and message.offset() >= known.first:
+                known.amount += 1
+                mine = known.owned
+            else:
+                mine = self._takes(message, carriers[at])
+                if selection.holding:
+                    known_of = _NONE.get
+            (owned if mine else left).append(at)
+        if self._baseline:
+            for at in reversed(left):
+                del messages[at]
+            return messages
+        owned += [at for at, headers in enumerate(carriers) if headers is None and self._is_event(messages[at])]
+        return [messages[at] for at in sorted(owned)]
 
     def _chosen_in_order(self, messages: list[Any]) -> list[Any]:
         """
@@ -100,7 +108,7 @@ class ChoosingConsumer(AssignedConsumer):
                 selection.unkeyed += 1
                 if self._baseline:
                     chosen.append(message)
-            elif self._owns(message, headers, raw, selection.shortcuts()):
+            elif self._takes(message, headers):
                 chosen.append(message)
         if selection.holding:
             self._pause_full()
@@ -120,17 +128,11 @@ class ChoosingConsumer(AssignedConsumer):
             return not self._plan.ends
         return error is not None
 
-    def _owns(self, message: Any, headers: Any, raw: bytes | bool, shortcuts: Mapping[Any, Known]) -> bool:
+    def _takes(self, message: Any, headers: Any) -> bool:
         """
         Decide on a message that may have a key, and return whether it is handed on.
         """
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        selection = self._selected
-        known = None if selection.holding else shortcuts.get((raw, topic, partition))
-        if known is not None and offset >= known.first:
-            known.amount += 1
-            return known.owned
-        return selection.take(headers, topic, partition, offset, message, len(message))
+        return self._selected.take(headers, message.topic(), message.partition(), message.offset(), message, len(message))
 
 
 def _all_headers(messages: list[Any]) -> list[Any]:
