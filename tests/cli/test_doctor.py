@@ -346,6 +346,14 @@ def create_apple(): ...
         assert finding["do"] == "--app shop:service or --app shop:legacy or --app 'shop:create_app()'"
     (tmp_path / "empty.py").write_text("async def application(scope, receive, send): ...")
     assert doctor("--app", "empty:app", cwd=tmp_path).finding("application-failed")["do"] == "--app empty:application"
+    (tmp_path / "empty.py").write_text(
+        """
+async def serve(scope, receive, send): ...
+def old(environ, start_response): ...
+def other(scope, send): ...
+"""
+    )
+    assert doctor("--app", "empty:app", cwd=tmp_path).finding("application-failed")["do"] == "--app empty:serve or --app empty:old"
     (tmp_path / "empty.py").write_text("")
     ran = doctor("--app", "empty:app", cwd=tmp_path)
     assert "empty:create_app()" in ran.finding("application-failed")["do"]

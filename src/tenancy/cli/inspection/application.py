@@ -28,6 +28,8 @@ _MAX_DEPTH, _MAX_LISTED = 32, 100
 _MAX_NAMED = 5
 # What applications of Starlette, FastAPI, Flask, Quart, aiohttp and Django have, and nothing else of theirs.
 _OF_APPLICATIONS = ("user_middleware", "wsgi_app", "asgi_app", "middlewares", "load_middleware")
+# The arguments of an ASGI and of a WSGI application, by the names that all of them use.
+_OF_FUNCTIONS = (("scope", "receive", "send"), ("environ", "start_response"))
 _FACTORY = re.compile(r"(?:create|make|build|get)_(?:wsgi_|asgi_)?app(?:lication)?")
 _VARIABLE = re.compile(r"\bTENANCY_[A-Z_]+")
 
@@ -181,6 +183,8 @@ def _is_application(name: str, value: Any) -> bool:
         return False
     if name in ("app", "application") or type(value).__module__.startswith(("tenancy.http.", "opentelemetry.instrumentation.")):
         return True
+    if inspect.isfunction(value):
+        return value.__code__.co_varnames[: value.__code__.co_argcount] in _OF_FUNCTIONS
     # Statically, since proxies and mocks have every attribute.
     return any(inspect.getattr_static(value, attribute, None) is not None for attribute in _OF_APPLICATIONS)
 
