@@ -28,7 +28,7 @@ release = version = version_of("request-tenancy")
 
 root_doc = "docs/index"
 source_suffix = {".md": "markdown"}
-include_patterns = ["docs/**", "examples/**", "integrations/**", "CHANGELOG.md", "CONTRIBUTING.md", "README.md"]
+include_patterns = ["docs/**", "examples/**", "integrations/**", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"]
 exclude_patterns = [".*", "build", "dist", "src", "tests"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]

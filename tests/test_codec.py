@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -303,7 +306,45 @@ def test_invented_names_do_not_push_out_the_usual_ones() -> None:
     codec = Codec(DIALECTS["signadot"], (Field("baggage", "sd-routing-key"),))
     for number in range(5000):
         codec.read([(f"x-{number}", "1")])
+        codec.read([(f"x-{number}".encode(), b"1")])
     codec.read([("host", "1")])
-    assert codec.ours([("host", "1")]) == []
+    codec.read([(b"host", b"1")])
+    assert codec.ours([("host", "1")]) == codec.ours([(b"host", b"1")]) == []
     assert len(codec.passed) <= 1024
+    assert len(codec._passed_bytes) <= 1024
     assert codec.read([("BAGGAGE", "sd-routing-key=pr-42")]) == Reading(KEY)
+
+
+_STRICT = """
+from itertools import product
+import tenancy
+from tenancy.messaging.kafka.sieve import Sieve
+from tests.fuzz.cases import FIELDS, SHAPES, Case
+from tests.fuzz.oracles import check, codecs
+
+LINES = [
+    [("host", b"x"), ("Baggage", b"a=1"), ("tracestate", b"v=1")],
+    [("host", b"x"), ("baggage", b"a=1,sd-routing-key=pr-42"), ("BAGGAGE", b"b=2"), ("ot-baggage-sd-routing-key", b"pr-42")],
+]
+KEY = tenancy.RoutingKey("pr-42")
+using = codecs()    # one for all shapes, so that names which it has met as text come as bytes
+for _, shape, fields, binary, lines in product(range(2), SHAPES, FIELDS, (None, True, False), LINES):
+    check(Case(shape, fields, binary, KEY, lines), using[fields])
+
+both = [("host", "x"), (b"host", b"x"), (b"baggage", b"a=1"), ("baggage", "sd-routing-key=pr-42"), (b"tracestate", b"v=1")]
+named = {"host": "x", b"baggage": b"a=1,sd-routing-key=pr-42", b"tracestate": b"v=1"}
+for codec, carrier in product(using.values(), (both, both[::-1], named)):
+    codec.read(carrier), codec.write(carrier, KEY), codec.write(carrier, None)
+    pairs = list(carrier.items()) if isinstance(carrier, dict) else carrier
+    codec.canonical(pairs, KEY), codec.ours(pairs), codec.scan(pairs), Sieve(codec).keyed([pairs, pairs, [("host", "x")], [("host", b"x")]])
+assert tenancy.extract(both) == tenancy.extract(named) == "pr-42"
+assert tenancy.inject(named, key="pr-7") == {"host": "x", "baggage": "sd-routing-key=pr-7,a=1", "tracestate": "v=1"}
+tenancy.propagator.TenancyPropagator().extract(named)
+"""
+
+
+def test_nothing_compares_text_with_bytes() -> None:
+    """Under `python -bb`, where that raises, every shape of carrier is read and written, also with names of both kinds in one."""
+    command = [sys.executable, "-bb", "-W", "error::BytesWarning", "-c", _STRICT]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100, check=False)
+    assert ran.returncode == 0, ran.stderr

@@ -26,7 +26,6 @@ MAX_BYTES = 8192
 
 _SHORT = MAX_MEMBERS  # characters; what is shorter has fewer members, and bytes, than allowed
 _OWS = " \t"
-_NAMES = (str, bytes)
 _PASSED, _PASSED_LENGTH = 1024, 64  # names remembered, and characters of each
 
 # A routing key that is followed by nothing or by the next member.
@@ -85,13 +84,14 @@ class Codec:
         self._tracestate = tuple(field.name for field in read if field.kind == "tracestate")
         self._own = {field.name.lower() for field in read if field.kind == "header"}
         shared = {"baggage"} | ({"tracestate"} if self._tracestate else set())
-        # Both spellings of each name, so that a byte pair needs no decoding to be passed over.
-        wanted = self._own | shared
-        self._wanted: dict[str | bytes, str] = {name: name for name in wanted}
-        self._wanted.update({name.encode(): name for name in wanted})
+        # Both spellings of each name, so that a byte pair needs no decoding to be passed over; apart, because Python can be told
+        # (`python -bb`) to raise where text is compared with bytes, as a set of both does.
+        self._wanted = {name: name for name in self._own | shared}
+        self._wanted_bytes = {name.encode(): name for name in self._wanted}
         #: Names of headers that are not ours, as they were met: most requests have no others.
-        self.passed: set[Any] = set()
-        self._ordinary: set[Any] = {"baggage"}
+        self.passed: set[str] = set()
+        self._passed_bytes: set[bytes] = set()
+        self._ordinary: set[str] = {"baggage"}
 
     def read(self, carrier: Any) -> Reading:
         """
@@ -101,15 +101,28 @@ class Codec:
         first field in the order of *read*. Either is a conflict.
         """
         if type(carrier) is list or type(carrier) is tuple:  # ASGI, Kafka, gRPC
-            ours = self.ours(carrier)
+            only, line = self.only, None
+            ours: Any = []  # what may have to do with a key
+            try:
+                binary = type(carrier[0][0]) is bytes
+                passed: Any = self._passed_bytes if binary else self.passed
+                baggage: Any = b"baggage" if binary else "baggage"
+                for name, value in carrier:
+                    if name in passed:
+                        continue
+                    if name == baggage:
+                        raw = value.decode("latin-1") if type(value) is bytes else value
+                        if type(raw) is str:
+                            if only not in raw and "%" not in raw:
+                                continue
+                            line = raw
+                    ours.append((name, value))
+            except Exception:  # noqa: BLE001 - no pairs, or of all sorts: the careful way deals with it
+                ours, line = self.ours(carrier), None
             if not ours:
                 return ABSENT
-            if len(ours) == 1 and isinstance(ours[0], (tuple, list)) and len(ours[0]) == 2:
-                name, raw = ours[0]
-                if type(raw) is bytes:
-                    raw = raw.decode("latin-1")
-                if type(raw) is str and (name == b"baggage" or name == "baggage"):
-                    return ABSENT if self.only not in raw and "%" not in raw else self.read_baggage(raw)
+            if line is not None and len(ours) == 1:
+                return self.read_baggage(line)
             carrier = ours
         found = self._headers(carrier)
         if not found:
@@ -151,7 +164,7 @@ class Codec:
                         found = raw
                 elif name not in passed:
                     return True
-        except AttributeError:  # a header without a value, say
+        except (AttributeError, BytesWarning):  # a header without a value, say; or names that are bytes after all
             return True
         return found
 
@@ -175,8 +188,8 @@ class Codec:
         """
         Return those pairs that may have to do with a key: all but the ones whose name is known to be another's.
         """
-        passed = self.passed
         try:
+            passed: Any = self._passed_bytes if type(headers[0][0]) is bytes else self.passed
             return [pair for pair in headers if pair[0] not in passed]
         except Exception:  # noqa: BLE001 - whatever that is, the careful way deals with it
             return headers
@@ -186,7 +199,7 @@ class Codec:
         Return those pairs of bytes that may have to do with a key; none where headers surely name no key, also to readers that undo
         backslash escapes.
         """
-        passed = self.passed
+        passed = self._passed_bytes
         try:
             ours = [pair for pair in headers if pair[0] not in passed]
             if len(ours) == 1:
@@ -208,7 +221,7 @@ class Codec:
             if not found:
                 if only not in raw:
                     return ABSENT
-            elif (not before or before[-1] == ",") and raw.count(only) == 1:
+            elif (not before or before[-1] == ",") and only not in after and only not in before:
                 match = _plain(after)
                 if match is not None:
                     value = match[0]
@@ -232,7 +245,10 @@ class Codec:
         """
         line: str | None = None
         for name, value in carrier:
-            known = None if name in self.passed else self._wanted.get(name.lower())
+            if type(name) is bytes:
+                known = None if name in self._passed_bytes else self._wanted_bytes.get(name.lower())
+            else:
+                known = None if name in self.passed else self._wanted.get(name.lower())
             if known is None:
                 continue
             entry = text(value) or ""
@@ -298,13 +314,16 @@ class Codec:
         """
         if not self._plain:
             return None
-        line, ours = carrier.get("baggage"), self._assigned + key
-        # As OpenTelemetry's propagator has just written it, from the same context.
-        if type(line) is str and line.startswith(ours) and self._ordinary.issuperset(carrier):
-            end, size = len(ours), len(line)
-            ordinary = size < _SHORT and (size == end or line[end] == ",") and line[-1] not in _OWS
-            if ordinary and "%" not in line and line.find(self.only, end) < 0:
-                return carrier.copy()
+        ours, only = self._assigned + key, self.only
+        try:
+            line = carrier.get("baggage")
+            # As OpenTelemetry's propagator has just written it, from the same context.
+            if type(line) is str and self._ordinary.issuperset(carrier):
+                first, _, others = line.partition(",")
+                if first == ours and only not in others and "%" not in others and len(line) < _SHORT and line[-1] > " ":
+                    return carrier.copy()
+        except BytesWarning:  # names that are bytes, under `python -bb`
+            return None
         others = ""
         for name, value in carrier.items():
             if type(name) is not str or type(value) is not str:
@@ -319,7 +338,7 @@ class Codec:
             others = value
         if others.startswith(self._assigned):
             others = others.partition(",")[2]
-        if self.only in others:
+        if only in others:
             return None
         line = f"{ours},{others}".strip(_OWS) if others else ours
         if not self._is_plain(line):
@@ -332,8 +351,12 @@ class Codec:
         """
         Remember the name of a header that is not ours.
         """
-        if type(name) in _NAMES and len(name) <= _PASSED_LENGTH:
-            if len(self.passed) >= _PASSED:  # somebody invents names; the usual ones are back at once
+        if type(name) is bytes and len(name) <= _PASSED_LENGTH:
+            if len(self._passed_bytes) >= _PASSED:  # somebody invents names; the usual ones are back at once
+                self._passed_bytes = set()
+            self._passed_bytes.add(name)
+        elif type(name) is str and len(name) <= _PASSED_LENGTH:
+            if len(self.passed) >= _PASSED:
                 self.passed, self._ordinary = set(), {"baggage"}
             self.passed.add(name)
             self._ordinary.add(name)
@@ -343,12 +366,14 @@ class Codec:
         The headers that can hold a key, each name in lower case, the entries of a repeated one joined.
         """
         found: dict[str, str] = {}
-        wanted = self._wanted
+        wanted: Any = self._wanted
+        wanted_bytes: Any = self._wanted_bytes
         try:
             for pair in pairs(carrier):
                 try:
                     name, value = pair
-                    known = wanted.get(name.lower())
+                    lower = name.lower()
+                    known = (wanted_bytes if isinstance(lower, bytes) else wanted).get(lower)
                 except (AttributeError, TypeError, ValueError):
                     continue
                 if known is not None:

@@ -221,6 +221,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     ("framework", "source"),
     [
         ("flask", "app = flask.Flask('x'); app.wsgi_app = TenancyMiddleware(app.wsgi_app)"),
+        ("flask", "app = flask.Flask('x'); app.wsgi_app = logged(ProxyFix(TenancyMiddleware(app.wsgi_app)))"),
         ("django", "app = get_wsgi_application()"),
         ("aiohttp server", "app = web.Application(); setup(app)"),
     ],
@@ -233,6 +234,9 @@ import django.conf, flask
 from aiohttp import web
 from tenancy.http.aiohttp_server import setup
 from tenancy.http.wsgi import TenancyMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
+def logged(inner):
+    return lambda environ, start_response: inner(environ, start_response)
 django.conf.settings.configure(MIDDLEWARE=["tenancy.http.django.TenancyMiddleware"], ROOT_URLCONF=__name__, SECRET_KEY="x")
 from django.core.wsgi import get_wsgi_application
 urlpatterns = []
@@ -249,17 +253,27 @@ urlpatterns = []
     ("library", "source", "module"),
     [
         ("flask", "app = flask.Flask('x')", "flask"),
+        ("flask", "app = flask.Flask('x'); app.wsgi_app = ProxyFix(app.wsgi_app)", "flask"),
+        ("flask", "app = flask.Flask('x'); app.wsgi_app = logged(app.wsgi_app)", "flask"),
+        ("flask", "FlaskInstrumentor().instrument(); app = flask.Flask('x'); app.wsgi_app = ProxyFix(app.wsgi_app)", "flask"),
         ("django", "app = get_wsgi_application()", "django"),
         ("aiohttp.web", "app = web.Application()", "aiohttp_server"),
         ("fastapi", "app = fastapi.FastAPI()", "fastapi"),
+        ("fastapi", "app = logged(fastapi.FastAPI())", "fastapi"),
     ],
 )
 def test_frameworks_that_are_switched_on(tmp_path: Path, library: str, source: str, module: str) -> None:
-    """An application that gets ours at its first request names who has seen to that, in JSON as in words."""
+    """An application that gets ours at its first request names who has seen to that, in JSON as in words, whatever stands around it."""
     (tmp_path / "shop.py").write_text(
         f"""
 import django.conf, fastapi, flask, tenancy
 from aiohttp import web
+from opentelemetry.instrumentation.flask import FlaskInstrumentor
+from werkzeug.middleware.proxy_fix import ProxyFix
+def logged(inner):
+    def call(*args):
+        return inner(*args)
+    return call
 django.conf.settings.configure(MIDDLEWARE=[], ROOT_URLCONF=__name__, SECRET_KEY="x")
 from django.core.wsgi import get_wsgi_application
 urlpatterns = []
@@ -332,6 +346,14 @@ def create_apple(): ...
         assert finding["do"] == "--app shop:service or --app shop:legacy or --app 'shop:create_app()'"
     (tmp_path / "empty.py").write_text("async def application(scope, receive, send): ...")
     assert doctor("--app", "empty:app", cwd=tmp_path).finding("application-failed")["do"] == "--app empty:application"
+    (tmp_path / "empty.py").write_text(
+        """
+async def serve(scope, receive, send): ...
+def old(environ, start_response): ...
+def other(scope, send): ...
+"""
+    )
+    assert doctor("--app", "empty:app", cwd=tmp_path).finding("application-failed")["do"] == "--app empty:serve or --app empty:old"
     (tmp_path / "empty.py").write_text("")
     ran = doctor("--app", "empty:app", cwd=tmp_path)
     assert "empty:create_app()" in ran.finding("application-failed")["do"]

@@ -162,14 +162,7 @@ def opentelemetry_inside(work: Work) -> web.Application:
 
 
 def their_middleware() -> Any:
-    """Their middleware; until 0.60b0 it is made once, at import."""
-    make: Any = getattr(theirs_module, "create_aiohttp_middleware", None)
-    if make is not None:
-        return make(TracerProvider())
-    # That of 0.60b0 has the tracer of whoever instrumented last.
-    theirs: Any = theirs_module
-    theirs.tracer = TracerProvider().get_tracer("tests")
-    return theirs.middleware
+    return theirs_module.create_aiohttp_middleware(TracerProvider())
 
 
 def sub_application(work: Work) -> web.Application:
@@ -1114,8 +1107,6 @@ def test_the_server_span_tells_the_key_and_the_verdict() -> None:
         app = application(routes=routes("pr-42"))
     finally:
         AioHttpServerInstrumentor().uninstrument()
-    if not hasattr(theirs_module, "create_aiohttp_middleware"):
-        theirs_module.tracer = provider.get_tracer("tests")  # 0.60b0 has the global one
     with serving(app) as url:
         for key in ("pr-42", "pr-7"):
             get(url, {"baggage": f"sd-routing-key={key}"})

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 from opentelemetry import baggage
 from opentelemetry import context as otel
@@ -26,6 +27,22 @@ from tests.messaging.support import HEADERS, OWNERS, WORKLOAD, become, forks, li
 def seen(message: Any) -> Any:
     """A handler that tells which key it had."""
     return ("handled", tenancy.routing_key())
+
+
+# Beside OpenTelemetry
+
+
+def test_a_consumer_that_opentelemetry_has_made_can_be_closed() -> None:
+    """From the release on that the extra `opentelemetry` asks for; the one before raises TypeError, with and without us."""
+    module = pytest.importorskip("opentelemetry.instrumentation.confluent_kafka")
+    instrumentor = module.ConfluentKafkaInstrumentor()
+    instrumentor.instrument()
+    try:
+        made = confluent_kafka.Consumer({"bootstrap.servers": "127.0.0.1:1", "group.id": "orders", "log_level": 0})
+        assert isinstance(made, module.AutoInstrumentedConsumer)
+        made.close()
+    finally:
+        instrumentor.uninstrument()
 
 
 # Sending

@@ -42,11 +42,6 @@ def consumer_settings(kafka: str, group: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def close(reader: Any) -> None:
-    """Close a consumer; the close() of OpenTelemetry's 0.60b0 instrumentation fails."""
-    confluent_kafka.cimpl.Consumer.close(reader)
-
-
 class Wire:
     """
     A producer, and a thread that polls: one topic of messages for the handler, and one on which to see what was sent.
@@ -81,7 +76,7 @@ class Wire:
         for producer in self._producers.values():
             producer.flush(10)
         self._producers.clear()
-        close(self._consumer)
+        self._consumer.close()
 
     def _run(self) -> None:
         with tenancy.scope("ambient"):
@@ -219,7 +214,7 @@ class Member(threading.Thread):
             partitions = [TopicPartition(self._topic, number) for number in range(3)]
             self.committed = {each.partition: each.offset for each in self._consumer.committed(partitions, timeout=10)}
         finally:
-            close(self._consumer)
+            self._consumer.close()
 
 
 def exactly_one_owner(kafka: str, routes: MemoryRoutes) -> None:

@@ -36,15 +36,16 @@ def test_they_pass(tmp_path: Path) -> None:
         "test_flask.py",
         "test_hops.py",
         "test_key.py",
+        "test_threads.py",
     ]
-    assert "10 passed" in run(tmp_path)
+    assert "14 passed" in run(tmp_path)
 
 
 def test_they_fail_without_instrumentation(tmp_path: Path) -> None:
     """With the message that the page shows."""
     save(tmp_path, **{'tenancy.instrument("httpx")': "pass"})
     shown = run(tmp_path)
-    assert "3 failed, 7 passed" in shown
+    assert "4 failed, 10 passed" in shown
     (message,) = re.findall(r"^```text\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert _unnumbered(message) in _unnumbered(shown)
 

@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
@@ -172,22 +174,92 @@ def test_work_that_has_no_key_on_purpose_sends_none(peer: str) -> None:
         requests.get(peer, headers=headers, timeout=20)
 
 
-def test_lost_work_is_found_where_the_key_is_known(peer: str) -> None:
-    """A thread of its own knows no key; a recorder that does finds its hops, and one that does not lets them pass."""
+def by_a_thread(work: Callable[[], object]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(20)
+
+
+def by_a_pool(work: Callable[[], object]) -> None:
+    with ThreadPoolExecutor() as pool:
+        pool.submit(work).result(20)
+
+
+def by_a_timer(work: Callable[[], object]) -> None:
+    timer = threading.Timer(0, work)
+    timer.start()
+    while timer.is_alive():
+        timer.join(0.01)
+
+
+@pytest.mark.parametrize("hand_over", [by_a_thread, by_a_pool, by_a_timer])
+def test_a_thread_that_the_work_has_waited_for_is_part_of_it(hand_over: Callable[[Any], None], peer: str) -> None:
+    """What it sends has lost the key, unless it took that along; one whose work is said to be nobody's has none to lose."""
 
     def fetch() -> None:
-        thread = threading.Thread(target=requests.get, args=(peer,), kwargs={"timeout": 20})
-        thread.start()
-        thread.join(20)
+        requests.get(peer, headers=tenancy.inject({}), timeout=20)
 
-    with tenancy.scope("pr-42"):
-        with record_hops() as hops:
-            fetch()
-        assert [hop.current for hop in hops] == [None]
-        with pytest.raises(AssertionError, match="a thread, a pool or a callback has lost it"), record_hops(key="pr-42"):
-            fetch()
+    with pytest.raises(AssertionError) as caught, record_hops() as hops, tenancy.scope("pr-42"):
+        hand_over(fetch)
+    assert (hops[0].current, hops[0].expected, hops[0].lost) == (None, "pr-42", True)
+    assert "the work is pr-42's. The context in which it was sent says nothing: a thread" in str(caught.value)
+    assert "Thread(target=tenancy.scope(tenancy.routing_key())(work))" in str(caught.value)
+    with record_hops() as hops:
+        with tenancy.scope("pr-42"):
+            hand_over(tenancy.scope(tenancy.routing_key())(fetch))
+            hand_over(tenancy.scope(None)(fetch))
+            hand_over(lambda: requests.get(peer, headers=tenancy.inject(key="pr-7"), timeout=20))
+        hand_over(fetch)
+    assert [hop.key for hop in hops] == ["pr-42", None, "pr-7", None]
+    assert not any(hop.lost for hop in hops)
+
+
+def test_whose_work_a_thread_is_that_nobody_waits_for_cannot_be_known(peer: str) -> None:
+    """It may serve others; so may one that was there before, or for which others wait. A recorder that knows the key finds all."""
+    going = threading.Event()
+
+    def fetch() -> None:
+        going.wait(20)
+        requests.get(peer, timeout=20)
+
+    def work() -> None:
+        threads = [threading.Thread(target=fetch) for _ in range(4)]
+        threads[0].start()
+        with tenancy.scope("pr-42"):
+            for thread in threads[1:]:
+                thread.start()
+            threads[1].join(0.01)  # not waited for until it ends
+        going.set()
+        threads[1].join(20)
+        with tenancy.scope("pr-7"):
+            threads[2].join(20)
+        while threads[3].is_alive():
+            time.sleep(0.01)
+        with tenancy.scope("pr-42"):
+            threads[0].join(20)
+
+    with record_hops() as hops:
+        work()
+    assert [(hop.current, hop.expected) for hop in hops] == [(None, None)] * 4
+    with pytest.raises(AssertionError, match="4 of 4 outbound hops"), record_hops(key="pr-42"):
+        work()
     with pytest.raises(tenancy.InvalidRoutingKeyError), record_hops(key="PR_42"):
         pass
+
+
+def test_hops_that_are_forgotten_are_not_found_when_their_thread_ends(peer: str) -> None:
+    """Nor is one that the destination's being ignored excuses."""
+    with record_hops() as hops, tenancy.scope("pr-42"):
+        sent, going = threading.Event(), threading.Event()
+        thread = threading.Thread(target=lambda: (requests.get(peer, timeout=20), sent.set(), going.wait(20)))
+        thread.start()
+        sent.wait(20)
+        hops.clear()
+        going.set()
+        thread.join(20)
+        by_a_thread(lambda: requests.get(at("localhost", peer), timeout=20))
+        hops.ignore("localhost")
+    assert [hop.lost for hop in hops] == [True]
 
 
 def test_telemetry_is_nobody_s_work(peer: str) -> None:
@@ -301,6 +373,8 @@ def test_streams_websockets_and_servers_of_aiohttp(peer: str) -> None:
 
 def patched() -> list[tuple[Any, str, Any]]:
     places: list[tuple[Any, str]] = [
+        (threading.Thread, "start"),
+        (threading.Thread, "join"),
         (http.client.HTTPConnection, "endheaders"),
         (httpcore.ConnectionPool, "handle_request"),
         (httpcore.AsyncConnectionPool, "handle_async_request"),

@@ -39,7 +39,8 @@ class Hop:
         headers: All headers as text, names in lower case.
         key: The routing key that it carries.
         current: The key of the work that sends it, as its context says.
-        expected: The key that it should carry: *current*, else that of the recorder, unless the work was said to have none.
+        expected: The key that it should carry: *current*, else that of the recorder, else that of the work which has started its thread and
+            waited for it, unless the work was said to have none.
         trusted: Whether the destination may be told a key.
         cleared: Whether the work was said to have no key.
         malformed: What stands in it where a key should be and cannot be one.
@@ -70,6 +71,13 @@ class Hop:
         return not self.trusted and (self.key is not None or self.malformed is not None)
 
     @property
+    def lost(self) -> bool:
+        """
+        Whether the context in which it was sent has lost the key of its work.
+        """
+        return self.current is None and self.expected is not None
+
+    @property
     def problem(self) -> str | None:
         """
         What is wrong with it, in words; None where it says what it should.
@@ -84,7 +92,7 @@ class Hop:
         if self.expected is None:
             return f"carries {carried}, and the work was said to have none" if self.cleared else None
         work = f"the work is {self.expected}'s"
-        if self.current is None:
+        if self.lost:
             work += ". The context in which it was sent says nothing: a thread, a pool or a callback has lost it"
         return f"carries {carried}, and {work}"
 
@@ -152,6 +160,11 @@ def described(wrong: Sequence[Hop], total: int) -> str:
         lines.append(
             "A hop carries the key if its client does: tenancy.instrument(), a transport, adapter or interceptor of tenancy, or "
             f"headers=tenancy.inject(headers). Where none is needed, ignore the destination: ignore({shown!r})."
+        )
+    if any(hop.lost for hop in wrong):
+        lines.append(
+            "A thread of its own takes the key along as Thread(target=tenancy.scope(tenancy.routing_key())(work)), and a pool by "
+            "tenancy.instrument()."
         )
     if any(hop.leaks for hop in wrong):
         lines.append("A host that may be told a key is named in trusted_hosts (TENANCY_TRUSTED_HOSTS).")

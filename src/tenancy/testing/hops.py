@@ -15,6 +15,7 @@ from typing import Any, TypeVar, overload
 from .._proxy import Proxy
 from ..key import RoutingKey
 from ._taps import Sighting, Taps
+from ._threads import Threads, started_by
 from .hop import Hop, described, hop_of
 
 __all__ = ["Hops", "record_hops", "recording"]
@@ -38,6 +39,7 @@ class Hops(Sequence[Hop]):
         self.key: RoutingKey | None = None if key is None else RoutingKey(key)
         self._hops: list[Hop] = []
         self._errors: list[Exception] = []
+        self._lost: list[tuple[threading.Thread, Hop]] = []
         self._ignored: list[str] = []
         self.ignore(*([ignore] if isinstance(ignore, str) else ignore))
 
@@ -78,6 +80,7 @@ class Hops(Sequence[Hop]):
         """
         self._hops.clear()
         self._errors.clear()
+        self._lost.clear()
 
     def problems(self) -> list[Hop]:
         """
@@ -125,8 +128,23 @@ class Hops(Sequence[Hop]):
         return [hop for hop in hops if hop.problem is not None and (hop.leaks or not any(map(hop.matches, self._ignored)))]
 
     def _record(self, hop: Hop) -> None:
-        wanted = self.key is not None and hop.expected is None and not hop.cleared
-        self._hops.append(replace(hop, expected=self.key) if wanted else hop)
+        silent = hop.expected is None and not hop.cleared
+        if silent and self.key is not None:
+            hop = replace(hop, expected=self.key)
+        elif silent and hop.key is None:
+            thread = threading.current_thread()
+            if started_by(thread) is not None:
+                self._lost.append((thread, hop))
+        self._hops.append(hop)
+
+    def _joined(self, thread: threading.Thread, key: RoutingKey) -> None:
+        """
+        Expect a key of those hops of a thread that have lost it.
+        """
+        lost = [hop for sender, hop in tuple(self._lost) if sender is thread]
+        for at, hop in enumerate(tuple(self._hops) if lost else ()):
+            if any(hop is one for one in lost):
+                self._hops[at] = replace(hop, expected=key)
 
 
 class record_hops:  # noqa: N801 - it is used as a function: `with record_hops() as hops:`
@@ -142,9 +160,12 @@ class record_hops:  # noqa: N801 - it is used as a function: `with record_hops()
     host that is not trusted; if it carries one though the work was said to have none; or if it carries several. At the end of the block
     that is an `AssertionError`.
 
+    A hop whose own context says nothing has lost it if a thread sends it that the work of a key has started and waited for (``join``). With
+    *key*, any other has lost it, too.
+
     Args:
-        key: The key that hops should carry whose own context says nothing: finds work that lost its context on the way, in a thread of
-            its own, say. Default: nothing is asked of such hops.
+        key: The key that hops should carry whose own context says nothing: finds all work that lost its context on the way, in a callback
+            or in a thread for which nobody waits, say. Default: nothing more is asked of such hops.
         ignore: Destinations that need no key, as for `Hops.ignore`.
         check: Whether to check at the end; it is left out where the block raises.
 
@@ -170,7 +191,7 @@ class record_hops:  # noqa: N801 - it is used as a function: `with record_hops()
 
 _lock = threading.Lock()
 _recorders: list[Hops] = []
-_taps: Taps | None = None
+_taps: tuple[Taps, Threads] | None = None
 
 
 @contextmanager
@@ -181,8 +202,8 @@ def recording(hops: Hops) -> Iterator[None]:
     global _taps
     with _lock:
         if _taps is None:
-            _taps = Taps(_saw, _failed)
-        taps = _taps
+            _taps = Taps(_saw, _failed), Threads(_joined)
+        taps, threads = _taps
         _recorders.append(hops)
     try:
         yield
@@ -192,6 +213,7 @@ def recording(hops: Hops) -> Iterator[None]:
             if not _recorders:
                 _taps = None
                 taps.close()
+                threads.close()
     for client, error in taps.unseen.items():
         warnings.warn(f"tenancy.testing cannot see the hops of this version of {client}: {error!r}", stacklevel=4)
 
@@ -200,6 +222,11 @@ def _saw(sighting: Sighting) -> None:
     hop = hop_of(sighting)
     for recorder in tuple(_recorders):  # another thread may end its own meanwhile
         recorder._record(hop)
+
+
+def _joined(thread: threading.Thread, key: RoutingKey) -> None:
+    for recorder in tuple(_recorders):
+        recorder._joined(thread, key)
 
 
 def _failed(error: Exception) -> None:

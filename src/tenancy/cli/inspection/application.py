@@ -28,6 +28,8 @@ _MAX_DEPTH, _MAX_LISTED = 32, 100
 _MAX_NAMED = 5
 # What applications of Starlette, FastAPI, Flask, Quart, aiohttp and Django have, and nothing else of theirs.
 _OF_APPLICATIONS = ("user_middleware", "wsgi_app", "asgi_app", "middlewares", "load_middleware")
+# The arguments of an ASGI and of a WSGI application, by the names that all of them use.
+_OF_FUNCTIONS = (("scope", "receive", "send"), ("environ", "start_response"))
 _FACTORY = re.compile(r"(?:create|make|build|get)_(?:wsgi_|asgi_)?app(?:lication)?")
 _VARIABLE = re.compile(r"\bTENANCY_[A-Z_]+")
 
@@ -102,14 +104,14 @@ def inspect_application(name: str, application: Any) -> Application:
     """
     core = application
     ours: list[str] = []
-    instrumented = False
+    instrumented = found = False
     for part in _chain(application):
         sources = [_source(part), *map(_source, _middleware(part))]
         ours += [source for source in sources if source.startswith("tenancy.")]
         instrumented |= any(source.startswith("opentelemetry.") for source in sources)
         instrumented |= _read(part, "_is_instrumented_by_opentelemetry") is True
-        if not sources[0].startswith(("tenancy.", "opentelemetry.")):
-            core = part
+        if not found and (_takes_wrappers(part) or not sources[0].startswith(("tenancy.", "opentelemetry."))):
+            core, found = part, _takes_wrappers(part)
     frameworks = dict.fromkeys(kind.__module__.partition(".")[0] for kind in type(core).__mro__[:-1])
     return Application(name, _source(type(core)), tuple(frameworks), tuple(dict.fromkeys(ours)), instrumented)
 
@@ -181,6 +183,8 @@ def _is_application(name: str, value: Any) -> bool:
         return False
     if name in ("app", "application") or type(value).__module__.startswith(("tenancy.http.", "opentelemetry.instrumentation.")):
         return True
+    if inspect.isfunction(value):
+        return value.__code__.co_varnames[: value.__code__.co_argcount] in _OF_FUNCTIONS
     # Statically, since proxies and mocks have every attribute.
     return any(inspect.getattr_static(value, attribute, None) is not None for attribute in _OF_APPLICATIONS)
 
@@ -216,11 +220,28 @@ def _chain(application: Any) -> Iterator[Any]:
     for _ in range(_MAX_DEPTH):
         yield application
         seen.add(id(application))
-        wrapped = [_read(application, name) for name in ("wsgi_app", "app", "application", "_app", "inner")]
-        application = next((part for part in wrapped if callable(part)), None)
+        application = next((part for part in _inside(application) if callable(part)), None)
         # A method that stands where a wrapper could is the application's own.
         if application is None or id(application) in seen or id(_read(application, "__self__")) in seen:
             return
+
+
+def _takes_wrappers(part: Any) -> bool:
+    """
+    Whether it is an application of Flask's kind: what it holds is not inside of it, but stands around it.
+    """
+    return any(inspect.getattr_static(type(part), name, None) is not None for name in ("wsgi_app", "asgi_app"))
+
+
+def _inside(part: Any) -> Iterator[Any]:
+    """
+    What a part may have been put around: an attribute of it, or what a function keeps in its closure.
+    """
+    for name in ("wsgi_app", "asgi_app", "app", "application", "_app", "inner"):
+        yield _read(part, name)
+    for cell in (part.__closure__ or ()) if inspect.isfunction(part) else ():
+        content = _read(cell, "cell_contents")
+        yield None if isinstance(content, type) else content
 
 
 def _middleware(application: Any) -> list[Any]:

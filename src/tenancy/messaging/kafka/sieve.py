@@ -113,7 +113,7 @@ class Sieve:
                     break
                 else:
                     continue
-            except AttributeError:  # a header without a value, say
+            except (AttributeError, BytesWarning):  # a header without a value, say; or names that are bytes after all
                 pass
             raw = self._scan(headers)
             if raw is not False:
