@@ -4,7 +4,7 @@ Which messages of a batch a `SelectiveConsumer` of confluent-kafka hands on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -69,6 +69,8 @@ class ChoosingConsumer(AssignedConsumer):
         carriers = _all_headers(messages)
         keyed = self._keyed(carriers)
         selection = self._selected
+        if own := selection.own_topics():
+            keyed = _with_own(keyed, messages, own)
         selection.unkeyed += len(messages) - len(keyed)
         shortcuts = selection.shortcuts() if keyed else {}
         if not self._baseline:
@@ -96,7 +98,7 @@ class ChoosingConsumer(AssignedConsumer):
                 continue
             headers = headers_of(message)
             raw = headers is not None and self._scan(headers)
-            if raw is False:
+            if raw is False and message.topic() not in selection.own_topics():
                 selection.unkeyed += 1
                 if self._baseline:
                     chosen.append(message)
@@ -131,6 +133,17 @@ class ChoosingConsumer(AssignedConsumer):
             known.amount += 1
             return known.owned
         return selection.take(headers, topic, partition, offset, message, len(message))
+
+
+def _with_own(keyed: list[tuple[int, bytes | bool]], messages: list[Any], own: Collection[str]) -> list[tuple[int, bytes | bool]]:
+    """
+    Add the messages in a sandbox's own topics that have no key.
+    """
+    found = {at for at, _ in keyed}
+    more = [
+        (at, True) for at, message in enumerate(messages) if at not in found and message.error() is None and message.topic() in own
+    ]
+    return [*keyed, *more]
 
 
 def _all_headers(messages: list[Any]) -> list[Any]:
