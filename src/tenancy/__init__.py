@@ -9,6 +9,7 @@ from __future__ import annotations
 from .config import Settings, configure, settings
 from .context import cache_key, routing_key
 from .errors import (
+    CompactedTopicError,
     ConfigurationError,
     ConflictError,
     HandoverError,
@@ -27,6 +28,7 @@ from .propagator import extract, inject
 from .scope import scope
 
 __all__ = [
+    "CompactedTopicError",
     "ConfigurationError",
     "ConflictError",
     "HandoverError",

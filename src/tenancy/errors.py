@@ -7,6 +7,7 @@ Every message names the thing, the value, and what to do next.
 from __future__ import annotations
 
 __all__ = [
+    "CompactedTopicError",
     "ConfigurationError",
     "ConflictError",
     "HandoverError",
@@ -59,6 +60,12 @@ class ConflictError(RouteSourceError):
 class HandoverError(TenancyError):
     """
     A key cannot be handed to a sandbox or taken from it as things are; what is there stays as it is.
+    """
+
+
+class CompactedTopicError(TenancyError):
+    """
+    A record with a routing key would take the place of the baseline's in a compacted topic; it was not sent.
     """
 
 

@@ -24,7 +24,7 @@ from .inspection.redaction import redacted
 if TYPE_CHECKING:
     from ..messaging.kafka.broker import KafkaBroker
 
-__all__ = ["handler_of", "open_kafka", "reads_of"]
+__all__ = ["handler_of", "open_kafka", "own_topics_of", "reads_of"]
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NONE = "none"
@@ -111,8 +111,35 @@ def reads_of(forks: tuple[str, ...], reads: tuple[str, ...]) -> dict[str, dict[s
     return found
 
 
-def _bad(given: str, why: str) -> click.BadParameter:
-    return click.BadParameter(f"{given!r} {why}", param_hint="--reads")
+def own_topics_of(forks: tuple[str, ...], own: tuple[str, ...]) -> dict[str, list[str]]:
+    """
+    Return, for each fork, the topics of the baseline in whose place it has its own, as ``--own-topic`` names them.
+
+    Args:
+        forks: The workloads.
+        own: ``TOPIC``, which is meant for all of them, or ``namespace/name:TOPIC``.
+
+    Raises:
+        click.BadParameter: If one cannot be read.
+    """
+    found: dict[str, list[str]] = {name: [] for name in forks}
+    for given in own:
+        workload, _, topic = given.rpartition(":")
+        if not _TOPIC.fullmatch(topic):
+            raise _bad(given, "names no topic; topics are letters, digits, '.', '_' and '-'", "--own-topic")
+        if workload and workload not in found:
+            raise _bad(
+                given,
+                f"is of no workload that is forked; write one of {', '.join(f'{name}:TOPIC' for name in found)}",
+                "--own-topic",
+            )
+        for name in (workload,) if workload else found:
+            found[name].append(topic)
+    return found
+
+
+def _bad(given: str, why: str, option: str = "--reads") -> click.BadParameter:
+    return click.BadParameter(f"{given!r} {why}", param_hint=option)
 
 
 def handler_of(reference: str) -> Callable[[Any], Any]:

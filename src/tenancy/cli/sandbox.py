@@ -15,16 +15,18 @@ from rich.table import Table
 
 from ..errors import MissingDependencyError, TenancyError
 from ..key import RoutingKey
-from ..routes import Handover, State
+from ..routes import Handover, RouteTable, State
 from ..routes.stores import RouteStore, table_of
 from ..sandbox import Controller, Fork
 from .drawing import _heading, _pairs, _text
 from .explanation import cuts
 from .following import Following
 from .inspection.redaction import redacted
-from .kafka_options import handler_of, open_kafka, reads_of
+from .inspection.report import counted
+from .kafka_options import handler_of, open_kafka, own_topics_of, reads_of
 from .routes import _as_json, _console, _Failed, _key, _lines, _opened, _place, _print, _print_json, _row, _told, _workload
 from .situation import Situation, situation_of
+from .topics import TopicState, topics_of
 
 if TYPE_CHECKING:
     from ..messaging.kafka.broker import KafkaBroker
@@ -60,6 +62,11 @@ def sandbox() -> None:
     help="In which consumer group the baseline reads which topics, or none; with several forks NAMESPACE/NAME:GROUP=TOPIC,... Default what "
     "its running instances have registered.",
 )  # fmt: skip
+@click.option(
+    "--own-topic", "own", metavar="TOPIC", multiple=True,
+    help="A topic of the baseline in whose place it has one of its own, which is made like that one and removed with the sandbox; with "
+    "several forks NAMESPACE/NAME:TOPIC where only one of them uses it. May be given several times.",
+)  # fmt: skip
 @_broker
 @_broker_file
 @click.option(
@@ -76,6 +83,7 @@ def create(
     forks: tuple[str, ...],
     key: RoutingKey | None,
     reads: tuple[str, ...],
+    own: tuple[str, ...],
     servers: str | None,
     kafka_config: str | None,
     deadline: float,
@@ -91,7 +99,11 @@ def create(
 
     Exit status: 0 the sandbox has its keys, 1 it has not, and what is there can be resumed, 2 the command could not be run as given.
     """
-    wanted = [Fork(workload, name if key is None else key, groups) for workload, groups in reads_of(forks, reads).items()]
+    topics = own_topics_of(forks, own)
+    wanted = [
+        Fork(workload, name if key is None else key, groups, topics[workload])
+        for workload, groups in reads_of(forks, reads).items()
+    ]
     with _said(), _opened(store) as opened:
         kafka = open_kafka(servers, kafka_config)
         _check_forks(opened, wanted, kafka)
@@ -150,6 +162,10 @@ def delete(
         for row in rows:
             if row.state not in (State.NONE, State.CREATING):
                 _check_kafka(row.workload, row.groups, kafka)
+        if kafka is None and any(_table(opened).own_topics(name)):
+            raise click.UsageError(
+                f"{name} has topics of its own, and it is not said where Kafka is; give --kafka HOST:PORT, or set TENANCY_KAFKA"
+            )
         with _following(name, opened, kafka, deadline, "run the same command again and it goes on from there") as controller:
             rows = controller.delete(name, deadline=deadline, drain=drain, remaining=rest)
         _end(name, opened, rows, as_json)
@@ -176,11 +192,14 @@ def status(
             raise _Failed(f"{redacted(opened.name)} knows of no sandbox {name}; `tenancy sandbox list` has those that there are")
         kafka = open_kafka(servers, kafka_config)
         situations = [situation_of(row, opened, kafka) for row in rows]
+        topics = topics_of(_table(opened), name, kafka)
         if as_json:
-            _print_json({"store": opened.name, "keys": [_situation(situation) for situation in situations]})
+            keys = [_situation(situation) for situation in situations]
+            _print_json({"store": opened.name, "keys": keys, "topics": [vars(topic) for topic in topics]})
         else:
-            _print_situations(opened, situations)
-    context.exit(1 if kafka is not None and any(situation.findings for situation in situations) else 0)
+            _print_situations(opened, situations, topics)
+    wrong = kafka is not None and any(situation.findings for situation in situations)
+    context.exit(1 if wrong or any(topic.findings for topic in topics) else 0)
 
 
 @sandbox.command(name="list")
@@ -235,7 +254,7 @@ def _left(name: str, store: RouteStore) -> str:
 
 
 def _check_forks(store: RouteStore, forks: list[Fork], kafka: KafkaBroker | None) -> None:
-    table = table_of(store.snapshot(), origin=store.name)
+    table = _table(store)
     for fork in forks:
         if fork.workload not in table.workloads:
             known = ", ".join(sorted(table.workloads)) or "none"
@@ -251,6 +270,10 @@ def _check_forks(store: RouteStore, forks: list[Fork], kafka: KafkaBroker | None
         else:
             groups = {member.group for member in store.members(fork.workload)}
         _check_kafka(fork.workload, groups, kafka)
+        if fork.own_topics and kafka is None:
+            raise click.UsageError(
+                "--own-topic needs Kafka, and it is not said where that is; give --kafka HOST:PORT, or set TENANCY_KAFKA"
+            )
 
 
 def _check_kafka(workload: str, groups: Any, kafka: KafkaBroker | None) -> None:
@@ -261,8 +284,12 @@ def _check_kafka(workload: str, groups: Any, kafka: KafkaBroker | None) -> None:
         )
 
 
+def _table(store: RouteStore) -> RouteTable:
+    return table_of(store.snapshot(), origin=store.name)
+
+
 def _rows(store: RouteStore, name: str | None) -> list[Handover]:
-    rows = table_of(store.snapshot(), origin=store.name).handovers()
+    rows = _table(store).handovers()
     return sorted((row for row in rows if name in (None, row.sandbox)), key=lambda row: (row.sandbox, row.workload, row.key))
 
 
@@ -306,7 +333,7 @@ def _print_rows(store: RouteStore, rows: list[Handover], none: str) -> None:
     _print(drawn)
 
 
-def _print_situations(store: RouteStore, situations: list[Situation]) -> None:
+def _print_situations(store: RouteStore, situations: list[Situation], topics: list[TopicState]) -> None:
     console, drawn = _console()
     console.print(_text(store.name))
     if not situations:
@@ -327,4 +354,9 @@ def _print_situations(store: RouteStore, situations: list[Situation]) -> None:
         rows += [("wrong" if situation.readings else "note", finding) for finding in situation.findings]
         rows.append(("next", situation.next))
         _pairs(console, rows)
+    for topic in topics:
+        console.print()
+        _heading(console, f"{topic.sandbox}: {topic.topic}, a topic of its own in the place of {topic.base}")
+        there = "" if topic.partitions is None else f", {counted(topic.partitions, 'partition')}"
+        _pairs(console, [("state", f"{topic.state}{there}"), *(("wrong", finding) for finding in topic.findings)])
     _print(drawn)

@@ -16,17 +16,34 @@ from .. import propagator
 from .._optional import extra
 from .._proxy import Proxy
 from ..config import Accept, switched_on
-from ..context import attached
+from ..context import attached, routing_key
 from ..key import RoutingKey
+from ..propagator import current_codec
 from ..routes import LiveRoutes
 from ._gate import Gate, checked, disguised, find_message, gate_of, own_name
 from .kafka.aio import SelectiveConsumer
+from .kafka.aio_guard import Guard
+from .kafka.compaction import Compacted
+from .kafka.own_topics import topic_name
+from .kafka.record_key import is_namespaced, record_key, split_record_key
 from .kafka.selection import HoldLimit
 
 with extra("aiokafka", "aiokafka"):
     from aiokafka.structs import ConsumerRecord
 
-__all__ = ["Headers", "HoldLimit", "SelectiveConsumer", "consumer", "group_id", "inject", "synced", "with_key"]
+__all__ = [
+    "Headers",
+    "HoldLimit",
+    "SelectiveConsumer",
+    "consumer",
+    "group_id",
+    "inject",
+    "record_key",
+    "split_record_key",
+    "synced",
+    "topic_name",
+    "with_key",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,15 +75,25 @@ def inject(headers: Headers | None = None, *, key: RoutingKey | str | None = _CU
     return propagator.inject(given, key=key, binary=True)
 
 
-def with_key(producer: T) -> T:
+def with_key(producer: T, *, compacted: Compacted | None = None) -> T:
     """
     Return a producer whose records carry the routing key that is current when they are sent: those of ``send``, ``send_and_wait`` and,
     where each is appended, ``create_batch``; also in transactions.
 
+    A record with a routing key is refused where it would take the place of the baseline's: in a compacted topic, under a record key that is
+    not one of `record_key`. Whether a topic is compacted is asked, by the producer's own connections, when the first such record is sent,
+    and again after some minutes. It is sent, with a warning, where the broker does not tell.
+
     Args:
         producer: An ``AIOKafkaProducer``, started or not. It is not changed: use what is returned in its place.
+        compacted: The topics that are compacted, or a function that says it of one; the broker is not asked then.
+
+    Raises:
+        ConfigurationError: If *compacted* is neither.
     """
-    keyed: Any = _Producer(producer) if switched_on() else producer
+    if not switched_on():
+        return producer
+    keyed: Any = _Producer(producer, Guard(producer, compacted))
     return keyed  # type: ignore[no-any-return]
 
 
@@ -74,6 +101,10 @@ class _Producer(Proxy):
     """
     A producer that writes the routing key; everything else is the producer's own.
     """
+
+    def __init__(self, producer: Any, guard: Guard) -> None:
+        super().__init__(producer)
+        self._tenancy_guard = guard
 
     async def send(
         self,
@@ -84,7 +115,9 @@ class _Producer(Proxy):
         timestamp_ms: int | None = None,
         headers: Any = None,
     ) -> Any:
-        return await self._tenancy_target.send(topic, value, key, partition, timestamp_ms, inject(headers))
+        written = inject(headers)
+        await self._tenancy_guard.check(topic, key, _key_of(headers, written))
+        return await self._tenancy_target.send(topic, value, key, partition, timestamp_ms, written)
 
     async def send_and_wait(
         self,
@@ -95,18 +128,31 @@ class _Producer(Proxy):
         timestamp_ms: int | None = None,
         headers: Any = None,
     ) -> Any:
-        return await self._tenancy_target.send_and_wait(topic, value, key, partition, timestamp_ms, inject(headers))
+        written = inject(headers)
+        await self._tenancy_guard.check(topic, key, _key_of(headers, written))
+        return await self._tenancy_target.send_and_wait(topic, value, key, partition, timestamp_ms, written)
 
     def create_batch(self) -> Any:
         batch = self._tenancy_target.create_batch()
         append = batch.append
+        appended: dict[RoutingKey, Any] = {}
 
         def append_with_key(*, timestamp: Any, key: Any, value: Any, headers: Any = ()) -> Any:
-            return append(timestamp=timestamp, key=key, value=value, headers=inject(headers))
+            written = inject(headers)
+            space = _key_of(headers, written)
+            if space is not None and key is not None and not is_namespaced(key, space):
+                appended.setdefault(space, key)  # the first of each will do: all are refused, or none is
+            return append(timestamp=timestamp, key=key, value=value, headers=written)
 
         # It was made for our caller alone, and ``send_batch`` wants to see no other class.
         batch.append = append_with_key
+        batch.tenancy_appended = appended
         return batch
+
+    async def send_batch(self, batch: Any, topic: str, **options: Any) -> Any:
+        for space, key in getattr(batch, "tenancy_appended", {}).items():
+            await self._tenancy_guard.check(topic, key, space)
+        return await self._tenancy_target.send_batch(batch, topic, **options)
 
     async def __aenter__(self) -> Any:
         await self._tenancy_target.start()
@@ -114,6 +160,13 @@ class _Producer(Proxy):
 
     async def __aexit__(self, *error: object) -> None:
         await self._tenancy_target.stop()
+
+
+def _key_of(given: Any, written: list[tuple[str, bytes]]) -> RoutingKey | None:
+    """
+    Return the routing key of a record: the current one, or that of the headers with which it is passed on.
+    """
+    return routing_key() or (current_codec().read(written).key if given else None)
 
 
 def group_id(base: str, *, workload: str | None = None) -> str:

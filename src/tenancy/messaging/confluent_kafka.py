@@ -24,13 +24,18 @@ from ..context import attached, routing_key
 from ..context import with_key as context_with
 from ..key import RoutingKey
 from ..observe import count, warn_once
+from ..propagator import current_codec
 from ..routes import LiveRoutes
 from ._gate import Gate, checked, disguised, find_message, gate_of, own_name
+from .kafka.compaction import Compacted
 from .kafka.confluent import SelectiveConsumer
+from .kafka.confluent_guard import Guard
+from .kafka.own_topics import topic_name
+from .kafka.record_key import record_key, split_record_key
 from .kafka.selection import HoldLimit
 
 with extra("kafka", "confluent_kafka"):
-    from confluent_kafka import DeserializingConsumer, KafkaException, Message
+    from confluent_kafka import DeserializingConsumer, KafkaException, Message, SerializingProducer
 
 __all__ = [
     "Headers",
@@ -40,6 +45,8 @@ __all__ = [
     "consumer",
     "group_id",
     "inject",
+    "record_key",
+    "split_record_key",
     "synced",
     "topic_name",
     "transactional_id",
@@ -55,7 +62,6 @@ T = TypeVar("T")
 Headers: TypeAlias = "Mapping[str, str | bytes | None] | Sequence[tuple[str, str | bytes | None]]"
 
 _CURRENT: Any = propagator.CURRENT
-_HEADERS_AT = 6  # among the arguments of produce() after the topic
 
 
 def inject(headers: Headers | None = None, *, key: RoutingKey | str | None = _CURRENT) -> list[tuple[str, str | bytes | None]]:
@@ -92,20 +98,6 @@ def group_id(base: str, *, workload: str | None = None) -> str:
     return own_name(base, "kafka-group", workload)
 
 
-def topic_name(base: str, *, workload: str | None = None) -> str:
-    """
-    Return the topic of this process, where a sandbox has topics of its own instead of reading the baseline's: *base* for the baseline.
-
-    Args:
-        base: The topic of the baseline, such as ``orders``; sandbox ``pr-42`` then has ``orders.pr-42``.
-        workload: This process's workload, ``namespace/name``; default the setting.
-
-    Raises:
-        IdentityError: If it is not said who this process is.
-    """
-    return own_name(base, "kafka-topic", workload)
-
-
 def transactional_id(base: str, *, workload: str | None = None) -> str:
     """
     Return the ``transactional.id`` of this process: *base* for the baseline, one of its own for each sandbox, which would fence the
@@ -121,16 +113,28 @@ def transactional_id(base: str, *, workload: str | None = None) -> str:
     return own_name(base, "kafka-group", workload)
 
 
-def with_key(producer: T) -> T:
+def with_key(producer: T, *, admin: Any = None, compacted: Compacted | None = None) -> T:
     """
     Return a producer whose messages carry the routing key that is current when they are produced: those of ``produce`` and, one by one, of
     ``produce_batch``, which by itself cannot send headers.
 
+    A message with a routing key is refused where it would take the place of the baseline's: in a compacted topic, under a record key that
+    is not one of `record_key`. Whether a topic is compacted is asked when the first such message is produced, which waits for the answer,
+    and again after some minutes. A producer does not tell how to reach its cluster, so that is said by *admin*; without it, and without
+    *compacted*, nobody knows, and there is a warning.
+
     Args:
         producer: A ``confluent_kafka.Producer``, or one of its kinds. It is not changed: use what is returned in its place, also for
             ``flush`` and ``poll``.
+        admin: An ``AdminClient`` of the producer's cluster, or a configuration for one; the producer's will do.
+        compacted: The topics that are compacted, or a function that says it of one; nobody is asked then.
+
+    Raises:
+        ConfigurationError: If *compacted* is neither.
     """
-    keyed: Any = _Producer(producer) if switched_on() else producer
+    if not switched_on():
+        return producer
+    keyed: Any = _Producer(producer, Guard(admin, compacted))
     return keyed  # type: ignore[no-any-return]
 
 
@@ -139,16 +143,33 @@ class _Producer(Proxy):
     A producer that writes the routing key; everything else is the producer's own.
     """
 
+    def __init__(self, producer: Any, guard: Guard) -> None:
+        super().__init__(producer)
+        self._tenancy_guard = guard
+        # Where record key and headers stand among the arguments of produce() after the topic.
+        self._tenancy_places = (0, 5) if isinstance(producer, SerializingProducer) else (1, 6)
+
     def produce(self, topic: str, *args: Any, **kwargs: Any) -> Any:
-        if len(args) > _HEADERS_AT:
-            args = (*args[:_HEADERS_AT], inject(args[_HEADERS_AT]), *args[_HEADERS_AT + 1 :])
+        key_at, headers_at = self._tenancy_places
+        given = args[headers_at] if len(args) > headers_at else kwargs.get("headers")
+        headers = inject(given)
+        self._tenancy_guard.check(
+            topic,
+            args[key_at] if len(args) > key_at else kwargs.get("key"),
+            routing_key() or (current_codec().read(headers).key if given else None),
+        )
+        if len(args) > headers_at:
+            args = (*args[:headers_at], headers, *args[headers_at + 1 :])
         else:
-            kwargs["headers"] = inject(kwargs.get("headers"))
+            kwargs["headers"] = headers
         return self._tenancy_target.produce(topic, *args, **kwargs)
 
     def produce_batch(self, topic: str, messages: list[dict[str, Any]], partition: int = -1, on_delivery: Any = None) -> int:
-        if routing_key() is None:
+        key = routing_key()
+        if key is None:
             return int(self._tenancy_target.produce_batch(topic, messages, partition, on_delivery))
+        for message in messages:  # before any is sent
+            self._tenancy_guard.check(topic, message.get("key"), key)
         # A batch of librdkafka's has no headers, so these go one by one; what fails is noted as there.
         queued = 0
         for message in messages:

@@ -140,7 +140,7 @@ class _Decider:
         topic, partition, offset, headers = _parts(message)
         key = None if not headers or self._absent(headers) else self.selection.key(headers)
         policy = getattr(subscriber, "ack_policy", None)
-        if key is None:
+        if key is None and topic not in self.selection.own_topics():
             if self.selection.baseline:
                 return with_key(None)
         else:
@@ -152,7 +152,7 @@ class _Decider:
             await self._skipped(message, subscriber, topic, partition, offset)
         raise SkipMessage
 
-    async def _settled(self, key: RoutingKey, position: Position, subscriber: Any) -> Verdict:
+    async def _settled(self, key: RoutingKey | None, position: Position, subscriber: Any) -> Verdict:
         """
         Wait until it can be said whose a message is.
         """

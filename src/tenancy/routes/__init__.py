@@ -10,6 +10,7 @@ from .lease import View
 from .live import LiveRoutes, RouteSource, open_routes, routes_for
 from .record import Position, Reader, decide_record
 from .table import Route, RouteTable, parse_table
+from .topics import OwnTopic
 from .verdict import Action, Verdict, decide
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Handover",
     "Identity",
     "LiveRoutes",
+    "OwnTopic",
     "Position",
     "Reader",
     "Route",

@@ -7,6 +7,7 @@ Who takes the steps, and waits a lease between them, is the controller's part; `
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from ..errors import HandoverError
 from ..key import RoutingKey
@@ -25,6 +26,8 @@ __all__ = [
     "record_progress",
     "replace_reader",
 ]
+
+T = TypeVar("T")
 
 
 def begin_create(
@@ -72,7 +75,8 @@ def begin_create(
 
 def activate(row: Handover, log_ends: Cuts, ids: Mapping[str, str] | None = None) -> Handover:
     """
-    Hand the key over: from the log's ends on, which were read after a lease of ``creating``.
+    Hand the key over: from the log's ends on, which were read after a lease of ``creating``. The cuts that earlier lives had in a topic that
+    was deleted and made again go: they are those of a log that is gone.
 
     Args:
         row: What was written before the lease.
@@ -80,8 +84,9 @@ def activate(row: Handover, log_ends: Cuts, ids: Mapping[str, str] | None = None
         ids: What the broker calls each topic for itself.
     """
     _check(row, State.CREATING)
-    starts = {topic: _raised(ends, (epoch.end or {} for epoch in row.epochs), topic) for topic, ends in log_ends.items()}
-    return row._replace(state=State.ACTIVE, epochs=(*row.epochs, Epoch(row.epoch, row.sandbox, starts, None, ids or {})))
+    epochs = tuple(_in_these_logs(epoch, ids or {}) for epoch in row.epochs)
+    starts = {topic: _raised(ends, (epoch.end or {} for epoch in epochs), topic) for topic, ends in log_ends.items()}
+    return row._replace(state=State.ACTIVE, epochs=(*epochs, Epoch(row.epoch, row.sandbox, starts, None, ids or {})))
 
 
 def abandon(row: Handover) -> Handover:
@@ -198,6 +203,21 @@ def _check(row: Handover, *states: State) -> None:
     if row.state not in states:
         wanted = " or ".join(state.value for state in states)
         raise HandoverError(f"{row.key} on {row.workload} is {row.state.value}, not {wanted}; somebody else has gone on with it")
+
+
+def _in_these_logs(epoch: Epoch, ids: Mapping[str, str]) -> Epoch:
+    """
+    Leave out the topics that have another id now.
+    """
+    gone = {topic for topic, name in epoch.ids.items() if ids.get(topic, name) != name}
+    if not gone:
+        return epoch
+    end = None if epoch.end is None else _without(gone, epoch.end)
+    return epoch._replace(start=_without(gone, epoch.start), end=end, ids=_without(gone, epoch.ids))
+
+
+def _without(topics: set[str], entries: Mapping[str, T]) -> dict[str, T]:
+    return {topic: entry for topic, entry in entries.items() if topic not in topics}
 
 
 def _raised(offsets: tuple[int, ...], floors: Iterable[Cuts], topic: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from ..key import RoutingKey
 from .handover import Handover, State
 from .identity import Identity
 from .table import RouteTable
+from .topics import OwnTopic
 from .verdict import Action, Verdict, decide
 
 __all__ = ["Position", "Reader", "decide_record", "is_reading"]
@@ -55,6 +56,9 @@ def decide_record(key: RoutingKey | None, position: Position, reader: Reader, ta
         fresh: Whether that read is younger than the lease, as found *after* the record was fetched.
     """
     sandbox = reader.identity.sandbox
+    own = None if table is None or table.lease is None else table.own_topic(position.topic)
+    if table is not None and own is not None:
+        return _in_own_topic(key, own, reader, table, fresh)
     if key is None:
         return decide(None, reader.identity, None)
     if table is None:
@@ -121,13 +125,30 @@ def _for_sandbox(key: RoutingKey, position: Position, reader: Reader, row: Hando
     return Verdict(Action.SKIP, reason, "before_cut" if claim.decided else "not_forked", key)
 
 
+def _in_own_topic(key: RoutingKey | None, own: OwnTopic, reader: Reader, table: RouteTable, fresh: bool) -> Verdict:
+    """
+    In a topic of a sandbox's own nothing is anybody else's, with whatever key or none, so where it stands does not matter.
+    """
+    if not fresh:
+        return _stale(key)
+    if reader.identity.sandbox != own.sandbox:
+        return Verdict(Action.SKIP, f"{own.name} is a topic of sandbox {own.sandbox}'s own", "forked_elsewhere", key)
+    workload = reader.identity.workload
+    states = {row.state for row in table.handovers(workload) if _is_mine(row, reader)}
+    if State.RECLAIMING in states:
+        return _held(key, "reclaiming", f"what is left of {own.name} is handled in the place of sandbox {own.sandbox}")
+    if states <= {State.NONE}:
+        return Verdict(Action.SKIP, f"sandbox {own.sandbox} does not fork {workload} any more", "retired", key)
+    return Verdict(Action.OWN, f"{own.name} is a topic of sandbox {own.sandbox}'s own", "forked_here", key)
+
+
 def _is_mine(row: Handover, reader: Reader) -> bool:
     return row.sandbox == reader.identity.sandbox and row.generation == reader.generation
 
 
-def _stale(key: RoutingKey) -> Verdict:
+def _stale(key: RoutingKey | None) -> Verdict:
     return _held(key, "stale", "the route table was not read within the lease")
 
 
-def _held(key: RoutingKey, code: str, why: str) -> Verdict:
-    return Verdict(Action.HOLD, f"{key} waits: {why}", code, key)
+def _held(key: RoutingKey | None, code: str, why: str) -> Verdict:
+    return Verdict(Action.HOLD, f"{key or 'a record without a key'} waits: {why}", code, key)

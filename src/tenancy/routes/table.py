@@ -11,6 +11,7 @@ from ..errors import InvalidRoutingKeyError, RouteSourceError
 from ..key import RoutingKey
 from ..naming import is_workload
 from .handover import Handover, State
+from .topics import OwnTopic
 
 __all__ = ["Route", "RouteTable", "parse_table"]
 
@@ -43,12 +44,13 @@ class RouteTable:
         handovers: Where each key is in its life, where the source says so; a key that is in one has its route by that.
         lease: Seconds for which what was read may be acted on; None: the source says nothing of positions, so for ever.
         id: What tells this table from any other; empty where the source has none.
+        topics: The topics of sandboxes' own.
 
     Raises:
         RouteSourceError: If two routes claim one workload and key.
     """
 
-    __slots__ = ("_handovers", "_keys", "_routes", "_workloads", "id", "lease", "version")
+    __slots__ = ("_handovers", "_keys", "_routes", "_topics", "_workloads", "id", "lease", "version")
 
     def __init__(
         self,
@@ -59,10 +61,12 @@ class RouteTable:
         handovers: Iterable[Handover] = (),
         lease: float | None = None,
         id: str = "",  # noqa: A002 - what it is called everywhere
+        topics: Iterable[OwnTopic] = (),
     ) -> None:
         self.version = version
         self.lease = lease
         self.id = id
+        self._topics = {topic.name: topic for topic in topics}
         self._handovers: dict[str, dict[RoutingKey, Handover]] = {}
         self._routes: dict[str, dict[RoutingKey, Route]] = {}
         self._keys: set[RoutingKey] = set()
@@ -105,6 +109,18 @@ class RouteTable:
         """
         for rows in self._handovers.values() if workload is None else (self._handovers.get(workload, {}),):
             yield from rows.values()
+
+    def own_topic(self, name: str) -> OwnTopic | None:
+        """
+        Return what is known of a topic that is a sandbox's own, or None where it is not.
+        """
+        return self._topics.get(name)
+
+    def own_topics(self, sandbox: str | None = None) -> Iterator[OwnTopic]:
+        """
+        Return the topics of a sandbox's own, or those of all sandboxes.
+        """
+        return (topic for topic in self._topics.values() if sandbox in (None, topic.sandbox))
 
     def knows(self, key: RoutingKey) -> bool:
         """

@@ -20,7 +20,8 @@ from ..naming import is_workload
 from ..routes import Handover, RouteTable, State
 from ..routes.lease import now, outwait
 from ..routes.lives import abandon, activate, begin_create, begin_delete, claim_gap, drain, finish, is_drained, replace_reader
-from ..routes.stores import RouteStore, put_handover, put_workload, table_of
+from ..routes.stores import Put, RouteStore, put_handover, put_workload, table_of
+from .own_topics import OwnTopics, checked_bases
 
 if TYPE_CHECKING:  # whoever names no Kafka needs no client for it
     from ..messaging.kafka.broker import GroupMember, KafkaBroker, Topic
@@ -44,11 +45,14 @@ class Fork(NamedTuple):
         key: The routing key under which.
         groups: The consumer groups in which the baseline of this workload reads Kafka, each with its topics. None: those that its running
             instances have registered.
+        own_topics: The topics of the baseline in whose place it has topics of its own on this workload, as ``topic_name`` names them: each is
+            made like that of the baseline before the key is active, and removed when the sandbox is gone.
     """
 
     workload: str
     key: RoutingKey | str
     groups: Mapping[str, Sequence[str]] | None = None
+    own_topics: Sequence[str] = ()
 
 
 class Progress(NamedTuple):
@@ -96,6 +100,7 @@ class Controller:
         # When nobody acts any more on what was before the row that is known here, by the row's version.
         self._settled: dict[tuple[str, RoutingKey], tuple[int, float]] = {}
         self._told: dict[tuple[str, RoutingKey], Progress] = {}
+        self._own = OwnTopics(store, kafka)
         # What passes: a step is taken again until the deadline.
         self._passing: tuple[type[Exception], ...] = (RouteSourceError,)
         if kafka is not None:
@@ -124,8 +129,10 @@ class Controller:
         if late not in ("baseline", "drop"):
             raise HandoverError(f"late is {late!r}; use 'baseline' or 'drop'")
         end = now() + deadline
+        self._until(lambda: self._own.remove(sandbox), "topics of its earlier life to be gone", end)
         for fork in wanted:
             self._begin(sandbox, fork, late, end)
+        self._until(lambda: self._own.make(sandbox), "topics of its own", end)
         return [self._create(sandbox, fork, end) for fork in wanted]
 
     def delete(
@@ -155,7 +162,9 @@ class Controller:
         for row in rows:  # all at once, so that they wait together
             if row.state is State.ACTIVE:
                 self._write(begin_delete(row))
-        return [self._delete(row, end, drained_by, remaining) for row in rows]
+        ended = [self._delete(row, end, drained_by, remaining) for row in rows]
+        self._until(lambda: self._own.remove(RoutingKey(sandbox)), "topics of its own to be gone", end)
+        return ended
 
     def status(self, sandbox: str | None = None) -> list[Handover]:
         """
@@ -179,12 +188,14 @@ class Controller:
             table = self._table()
             row = table.handover(fork.workload, RoutingKey(fork.key))
             if row is not None and row.sandbox == sandbox and row.state in (State.CREATING, State.ACTIVE):
+                self._own.check(table, sandbox, fork.workload, fork.own_topics)
                 return True
             groups = fork.groups if fork.groups is not None else self._registered(fork.workload)
-            named = {group: tuple(topics) for group, topics in groups.items()}
+            named = {group: self._own.replaced(sandbox, fork.own_topics, topics) for group, topics in groups.items()}
             self._check_kafka(fork.workload, named)
             new = begin_create(table.handovers(fork.workload), fork.workload, RoutingKey(fork.key), sandbox, named, late=late)
-            return self._write(new, workload=fork.workload not in table.workloads)
+            own = self._own.claims(table, sandbox, fork.own_topics)
+            return self._write(new, own, workload=fork.workload not in table.workloads)
 
         while not self._retried(step, end):
             pass
@@ -210,7 +221,8 @@ class Controller:
                     f"Kafka has no topic {', '.join(missing)}, which {row.workload} is said to read; create it first"
                 )
             ids = {name: topic.id for name, topic in topics.items()}
-            self._write(activate(row, self._kafka.log_ends(topics) if self._kafka else {}, ids))
+            ends = self._kafka.log_ends(topics) if self._kafka else {}
+            self._write(activate(row, self._own.beginnings(sandbox, ends), ids))
             return None
 
         while (done := self._retried(step, end)) is None:
@@ -319,6 +331,17 @@ class Controller:
 
     # Waiting
 
+    def _until(self, step: Callable[[], bool], what: str, end: float) -> None:
+        """
+        Take a step of what concerns a whole sandbox until it is done.
+        """
+        while not self._retried(step, end):
+            if now() >= end:
+                raise HandoverError(
+                    f"the deadline passed, waiting for {what}; nothing is lost, and whoever runs this again goes on from here"
+                )
+            self._sleep(_LOOK_EVERY)
+
     def _wait_settled(self, row: Handover, end: float) -> None:
         """
         Wait until nobody acts on what was before a row any more.
@@ -383,11 +406,11 @@ class Controller:
     def _row(self, workload: str, key: RoutingKey) -> Handover:
         return self._table().handover(workload, key) or Handover(workload, key)
 
-    def _write(self, row: Handover, *, workload: bool = False) -> bool:
+    def _write(self, row: Handover, more: Sequence[Put] = (), *, workload: bool = False) -> bool:
         """
-        Write a row, and return whether that was possible; if not, somebody else was faster.
+        Write a row, and what goes with it, and return whether that was possible; if not, somebody else was faster.
         """
-        puts = [put_handover(row), *([put_workload(row.workload)] if workload else [])]
+        puts = [put_handover(row), *more, *([put_workload(row.workload)] if workload else [])]
         try:
             version = self._store.write(puts)
         except ConflictError:
@@ -437,4 +460,4 @@ class Controller:
 def _checked(fork: Fork) -> Fork:
     if not is_workload(fork.workload):
         raise HandoverError(f"{fork.workload!r} is no workload; write namespace/name in lower case, such as shop/orders")
-    return fork._replace(key=RoutingKey(fork.key))
+    return fork._replace(key=RoutingKey(fork.key), own_topics=checked_bases(fork.own_topics))

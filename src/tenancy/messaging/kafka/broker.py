@@ -21,14 +21,29 @@ with extra("kafka", "confluent_kafka"):
         TopicPartition,
     )
     from confluent_kafka.admin import AdminClient
+    from confluent_kafka.admin._config import ConfigResource, ConfigSource
     from confluent_kafka.admin._listoffsets import OffsetSpec
-    from confluent_kafka.cimpl import Consumer
+    from confluent_kafka.cimpl import Consumer, NewTopic
 
-__all__ = ["BrokerError", "GroupMember", "KafkaBroker", "Topic"]
+__all__ = ["BrokerError", "GroupMember", "KafkaBroker", "Shape", "Topic"]
 
 T = TypeVar("T")
 
 _GONE = {KafkaError.GROUP_ID_NOT_FOUND, KafkaError.UNKNOWN_TOPIC_OR_PART}
+_UNMARKED = {KafkaError.INVALID_CONFIG, KafkaError.POLICY_VIOLATION}
+_REFUSED = {
+    *_UNMARKED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.INVALID_PARTITIONS,
+    KafkaError.INVALID_REPLICATION_FACTOR,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.TOPIC_EXCEPTION,
+}
+# What a topic made here is marked with: after how many messages the log is flushed, so many that it never is, which is what is so anyway.
+_MARK, _NEVER = "flush.messages", 2**62
+_OF_TOPIC = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
+# While partitions are moved.
+_OF_A_MOMENT = {"follower.replication.throttled.replicas", "leader.replication.throttled.replicas"}
 
 
 class BrokerError(HandoverError):
@@ -66,6 +81,21 @@ class Topic(NamedTuple):
 
     id: str
     partitions: int
+
+
+class Shape(NamedTuple):
+    """
+    What a topic is like.
+
+    Args:
+        partitions: How many partitions it has.
+        replication: How many replicas each of them has.
+        config: Its configuration, as far as it is its own and not the cluster's.
+    """
+
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
 
 
 class KafkaBroker:
@@ -139,6 +169,86 @@ class KafkaBroker:
         Delete a group without members, if there is one.
         """
         self._answers(lambda: self._admin.delete_consumer_groups([group], request_timeout=self._timeout))
+
+    def shape(self, name: str) -> Shape | None:
+        """
+        Return what a topic is like, or None where there is none of that name.
+        """
+        wanted = TopicCollection([name])
+        found = self._answers(lambda: self._admin.describe_topics(wanted, request_timeout=self._timeout)).get(name)
+        if found is None or not found.partitions:
+            return None
+        entries = self._configuration(name).values()
+        own = {entry.name: entry.value for entry in entries if entry.source == _OF_TOPIC and not entry.is_sensitive}
+        return Shape(len(found.partitions), len(found.partitions[0].replicas), own)
+
+    def create_topic(self, name: str, shape: Shape, mark: int) -> bool:
+        """
+        Make a topic, and return whether it is new; if not, there is one of that name already.
+
+        Args:
+            name: What it is called.
+            shape: What it is to be like.
+            mark: By what `is_marked` tells it from a topic that somebody else made.
+
+        Raises:
+            HandoverError: If Kafka refuses to make it.
+        """
+        config = {entry: text for entry, text in shape.config.items() if entry not in _OF_A_MOMENT}
+        marked = config if _MARK in config else {**config, _MARK: str(_NEVER + mark)}
+        for tried in (marked, config):
+            topic = NewTopic(name, shape.partitions, shape.replication, config=dict(tried))
+            try:
+                asked = self._admin.create_topics([topic], operation_timeout=self._timeout, request_timeout=self._timeout)
+                asked[name].result(self._timeout + 1)
+                return True
+            except (KafkaException, TimeoutError) as error:
+                code = error.args[0].code() if isinstance(error, KafkaException) else None
+                if code == KafkaError.TOPIC_ALREADY_EXISTS:
+                    return False
+                if code in _UNMARKED and tried != config:
+                    continue  # of a cluster that does not let everything be set
+                if code in _REFUSED:
+                    raise HandoverError(f"Kafka does not make the topic {name}: {error.args[0].str()}") from error
+                self._admin = self._connect()
+                raise self._unanswered(error) from error
+        raise AssertionError  # the last attempt ends in one way or another
+
+    def has_topic(self, name: str) -> bool:
+        """
+        Return whether there is a topic, also one that was made just now and which not every broker knows yet.
+        """
+        topic = NewTopic(name, 1, 1)
+        try:
+            self._admin.create_topics([topic], validate_only=True, request_timeout=self._timeout)[name].result(self._timeout + 1)
+        except (KafkaException, TimeoutError) as error:
+            code = error.args[0].code() if isinstance(error, KafkaException) else None
+            if code not in _REFUSED and code != KafkaError.TOPIC_ALREADY_EXISTS:
+                self._admin = self._connect()
+                raise self._unanswered(error) from error
+            return bool(code == KafkaError.TOPIC_ALREADY_EXISTS)
+        return False
+
+    def is_marked(self, name: str, mark: int) -> bool | None:
+        """
+        Return whether a topic is the one that `create_topic` made with a mark; None: the broker that was asked does not know it yet.
+        """
+        entries = self._configuration(name)
+        if not entries:
+            return None
+        return _MARK in entries and bool(entries[_MARK].value == str(_NEVER + mark))
+
+    def delete_topic(self, name: str) -> None:
+        """
+        Delete a topic, if there is one.
+        """
+        self._answers(lambda: self._admin.delete_topics([name], operation_timeout=self._timeout, request_timeout=self._timeout))
+
+    def _configuration(self, name: str) -> Mapping[str, Any]:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        found = self._answers(lambda: self._admin.describe_configs([resource], request_timeout=self._timeout))
+        entries: Mapping[str, Any] = found.get(resource, {})
+        return entries
 
     def _connect(self) -> AdminClient:
         return AdminClient({"log_level": 2, **self.config})

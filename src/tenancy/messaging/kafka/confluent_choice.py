@@ -4,7 +4,7 @@ Which messages of a batch a `SelectiveConsumer` of confluent-kafka hands on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -66,6 +66,8 @@ class ChoosingConsumer(AssignedConsumer):
         selection = self._selected
         carriers = _all_headers(messages)
         keyed = self._keyed(carriers)
+        if own := selection.own_topics():
+            keyed = _with_own(keyed, messages, own)
         selection.unkeyed += len(messages) - len(keyed)
         owned: list[int] = []
         left: list[int] = []
@@ -104,7 +106,7 @@ class ChoosingConsumer(AssignedConsumer):
                 continue
             headers = headers_of(message)
             raw = headers is not None and self._scan(headers)
-            if raw is False:
+            if raw is False and message.topic() not in selection.own_topics():
                 selection.unkeyed += 1
                 if self._baseline:
                     chosen.append(message)
@@ -133,6 +135,17 @@ class ChoosingConsumer(AssignedConsumer):
         Decide on a message that may have a key, and return whether it is handed on.
         """
         return self._selected.take(headers, message.topic(), message.partition(), message.offset(), message, len(message))
+
+
+def _with_own(keyed: Keyed, messages: list[Any], own: Collection[str]) -> Keyed:
+    """
+    Add the messages in a sandbox's own topics that have no key.
+    """
+    found = {at for at, _ in keyed}
+    more = [
+        (at, True) for at, message in enumerate(messages) if at not in found and message.error() is None and message.topic() in own
+    ]
+    return [*keyed, *more]
 
 
 def _all_headers(messages: list[Any]) -> list[Any]:

@@ -18,6 +18,7 @@ from ...routes.handover import Handover
 from ...routes.lease import now
 from ...routes.lives import gap, record_progress
 from ...routes.stores import RouteStore, put_handover, table_of
+from ...routes.table import RouteTable
 from .broker import KafkaBroker
 from .groups import group_name
 
@@ -67,6 +68,7 @@ class GapReader:
         self._remaining = remaining
         self._tell = tell
         self._lease = store.head().lease
+        self._own: set[str] = set()
         self._claimed_until = 0.0
         #: How many messages were dropped, and how many handled.
         self.dropped = 0
@@ -83,6 +85,7 @@ class GapReader:
             HandoverError: If it took too long, or Kafka does not answer.
         """
         topics = self._kafka.topics(name for names in self._row.groups.values() for name in names)
+        self._own = {topic.name for topic in self._table().own_topics(self._row.sandbox)}
         for base in self._row.groups:
             committed = self._kafka.committed(group_name(base, self._row.sandbox, self._row.generation), topics)
             left = gap(self._row, base, committed, self._kafka.log_starts(topics))
@@ -158,14 +161,15 @@ class GapReader:
         raise HandoverError(f"what is left of {self._row.key} on {self._row.workload} was not handled by the deadline")
 
     def _settle(self, message: Any) -> None:
-        if read(message.headers(), adapter="gap").key != self._row.key:
+        key = read(message.headers(), adapter="gap").key
+        if key != self._row.key and message.topic() not in self._own:
             return
         if self._remaining == "drop":
             self.dropped += 1
             return
         if now() >= self._claimed_until:
             self._check_claim()
-        with attached(with_key(self._row.key)):
+        with attached(with_key(key)):
             self._remaining(message)
         self.handled += 1
 
@@ -174,11 +178,14 @@ class GapReader:
         Make sure that nobody else has taken our place, who would handle the same; that holds for a lease, since he waits for one.
         """
         asked = now()
-        row = table_of(self._store.snapshot(), origin=self._store.name).handover(self._row.workload, self._row.key)
+        row = self._table().handover(self._row.workload, self._row.key)
         if row is None or row.claimant != self._name or row.epoch != self._row.epoch:
             raise ConflictError(f"what is left of {self._row.key} on {self._row.workload} is handled by somebody else now")
         self._row = row
         self._claimed_until = asked + self._lease
+
+    def _table(self) -> RouteTable:
+        return table_of(self._store.snapshot(), origin=self._store.name)
 
     def _note(self, base: str, positions: Mapping[tuple[str, int], int], end: float) -> None:
         row = self._row

@@ -24,14 +24,14 @@ class Held(NamedTuple):
     Args:
         offset: Its offset.
         record: The record, as the client has it.
-        key: Its routing key.
+        key: Its routing key; None: it has none.
         size: About how many bytes it takes.
         since: When it was set aside, in seconds.
     """
 
     offset: int
     record: Any
-    key: RoutingKey
+    key: RoutingKey | None
     size: int
     since: float
 

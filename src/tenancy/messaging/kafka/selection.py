@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -90,6 +90,8 @@ class Selection:
         self._reading = False
         self._checked: RouteTable | None = None
         self._memory = Memory()
+        self._own: Collection[str] = ()
+        self._own_of: RouteTable | None = None
         watch_held(self)
 
     # Who reads
@@ -199,6 +201,16 @@ class Selection:
 
     # What becomes of a record
 
+    def own_topics(self) -> Collection[str]:
+        """
+        Return the topics of this sandbox's own, in which also what has no key is to be decided on; for the baseline there are none.
+        """
+        view = None if self.baseline else self._routes.view()
+        if view is not None and view.table is not self._own_of:
+            self._own = {topic.name for topic in view.table.own_topics(self._judge.identity.sandbox)}
+            self._own_of = view.table
+        return self._own
+
     def key(self, headers: Any) -> RoutingKey | None:
         """
         Return the routing key that decides about a record. A malformed one counts as none.
@@ -247,7 +259,7 @@ class Selection:
             size: About how many bytes it takes.
         """
         key = self.key(headers)
-        if key is None:
+        if key is None and topic not in self.own_topics():
             return self.baseline
         place = (topic, partition)
         ledger = self.ledgers.get(place)
@@ -262,7 +274,7 @@ class Selection:
             self._hold(ledger, place, Held(offset, record, key, size, time.monotonic()))
             return False
         what = self._count(verdict)
-        if not self.holding:
+        if key is not None and not self.holding:
             self._remember(key, place, offset, verdict, what)
         return verdict.owned
 
@@ -275,9 +287,9 @@ class Selection:
         if offset >= first:
             self._memory.remember(key, *place, Known(first, verdict.owned, what))
 
-    def decide(self, key: RoutingKey, position: Position) -> Verdict:
+    def decide(self, key: RoutingKey | None, position: Position) -> Verdict:
         """
-        Decide on a record with a key by the table as it is known now.
+        Decide on a record with a key, or in a topic of this sandbox's own, by the table as it is known now.
         """
         view = self._routes.view()
         if view is None:
@@ -286,7 +298,7 @@ class Selection:
         if table is not self._checked:
             self._judge.wait_synced()
             self._checked = table
-        if table.lease is None and self._accept == "known" and not table.knows(key):
+        if key is not None and table.lease is None and self._accept == "known" and not table.knows(key):
             # Without hand-over a key that is not known is none.
             return decide_record(None, position, self.reader, table, fresh=True)
         return decide_record(key, position, self.reader, table, fresh=view.fresh())
@@ -314,7 +326,7 @@ class Selection:
             return
         self._reviewed = view
         for place, ledger in self.ledgers.items():
-            waiting: set[RoutingKey] = set()
+            waiting: set[RoutingKey | None] = set()
             for held in tuple(ledger.held):
                 if held.key in waiting:
                     continue

@@ -12,9 +12,10 @@ from ...key import RoutingKey
 from ...naming import is_workload
 from ..handover import Cuts, Epoch, Handover, State
 from ..table import RouteTable
+from ..topics import OwnTopic
 from ._base import SCHEMA, Put, RouteStore, Snapshot
 
-__all__ = ["StoreSource", "handover_name", "put_handover", "put_workload", "table_of"]
+__all__ = ["StoreSource", "forget_topic", "handover_name", "put_handover", "put_topic", "put_workload", "table_of"]
 
 
 def handover_name(workload: str, key: RoutingKey | str) -> str:
@@ -54,6 +55,22 @@ def put_workload(workload: str, *, expected: int = 0) -> Put:
     return Put(f"workload/{workload}", {"workload": workload}, expected)
 
 
+def put_topic(topic: OwnTopic) -> Put:
+    """
+    Return how a topic of a sandbox's own is written; its version is the one that is expected.
+    """
+    document = topic._asdict()
+    del document["version"]
+    return Put(f"topic/{topic.name}", document, topic.version)
+
+
+def forget_topic(topic: OwnTopic) -> Put:
+    """
+    Return how a topic of a sandbox's own, which is gone, is written.
+    """
+    return Put(f"topic/{topic.name}", None, topic.version)
+
+
 def table_of(snapshot: Snapshot, *, origin: str) -> RouteTable:
     """
     Return the route table that a store's documents make. Documents of other kinds are left out.
@@ -72,16 +89,18 @@ def table_of(snapshot: Snapshot, *, origin: str) -> RouteTable:
             if head.schema > SCHEMA
             else f"{origin} holds documents of form {head.schema}, which this version of request-tenancy does not read any more"
         )
-    workloads, rows = [], []
+    workloads, rows, topics = [], [], []
     for name, (version, document) in snapshot.documents.items():
         try:
             if name.startswith("workload/"):
                 workloads.append(_checked(document["workload"]))
             elif name.startswith("handover/"):
                 rows.append(_handover(document, version))
+            elif name.startswith("topic/"):
+                topics.append(_topic(document, version))
         except (KeyError, TypeError, ValueError, AttributeError, InvalidRoutingKeyError) as error:
             raise RouteSourceError(f"{origin}: the document {name!r} is not what it should be: {error!r}") from error
-    return RouteTable(workloads=workloads, version=head.version, handovers=rows, lease=head.lease, id=head.id)
+    return RouteTable(workloads=workloads, version=head.version, handovers=rows, lease=head.lease, id=head.id, topics=topics)
 
 
 class StoreSource:
@@ -132,6 +151,18 @@ def _handover(document: Mapping[str, Any], version: int) -> Handover:
         claimant=str(document["claimant"]),
         progress={group: _cuts(cuts) for group, cuts in document["progress"].items()},
         late=str(document["late"]),
+    )
+
+
+def _topic(document: Mapping[str, Any], version: int) -> OwnTopic:
+    return OwnTopic(
+        name=str(document["name"]),
+        base=str(document["base"]),
+        sandbox=str(document["sandbox"]),
+        mark=int(document["mark"]),
+        id=str(document["id"]),
+        leaving=bool(document["leaving"]),
+        version=version,
     )
 
 
