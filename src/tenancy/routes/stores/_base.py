@@ -144,9 +144,9 @@ class RouteStore(Protocol):
         """
         ...
 
-    def unregister(self, workload: str, member: str) -> None:
+    def unregister(self, member: Member) -> None:
         """
-        Forget a consumer.
+        Forget a consumer, if it is the one that is registered: of the same group, sandbox and table. What somebody else has registered stays.
         """
         ...
 
