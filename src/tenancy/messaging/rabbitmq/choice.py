@@ -23,7 +23,7 @@ from ...routes.judge import Judge
 from .copies import returned_epoch
 from .names import Names, names_of
 
-__all__ = ["Choice", "Choices", "Life"]
+__all__ = ["Choice", "Choices", "EveryChoice", "Life"]
 
 
 class Life(NamedTuple):
@@ -275,3 +275,46 @@ class Choices:
         Return by what its metrics are told apart.
         """
         return {"adapter": self.adapter, "workload": self._judge.identity.workload}
+
+
+class EveryChoice(Choices):
+    """
+    What is decided where tenancy is switched off: everything is this process's, without a key.
+
+    Args:
+        queue: The queue.
+    """
+
+    def __init__(self, queue: str) -> None:
+        self.adapter = ""
+        self.queue = queue
+        self._held = {}
+
+    @property
+    def baseline(self) -> bool:
+        return True
+
+    @property
+    def source(self) -> Any:
+        return None
+
+    def table(self) -> None:
+        return None
+
+    async def synced(self) -> None:
+        return
+
+    def wait_synced(self) -> None:
+        return
+
+    def choose(self, headers: Mapping[str, Any] | None, *, epoch: int = 0, returned: int = 0) -> Choice:  # noqa: ARG002 - as above
+        return _EVERY
+
+    def stands(self, choice: Choice) -> bool:  # noqa: ARG002 - as above
+        return True
+
+    def key(self, headers: Any) -> None:  # noqa: ARG002 - as above
+        return None
+
+
+_EVERY = Choice(Verdict(Action.OWN, "tenancy is switched off", "off"))

@@ -46,7 +46,7 @@ class Membership:
         self._queue = queue
         self._declared = dict(declared or {})
         self.mark = ""
-        self._registered = ""
+        self._registered: Member | None = None
 
     def renew(self) -> str:
         """
@@ -76,10 +76,10 @@ class Membership:
             self._declared,
         )
         try:
-            if self._registered and self._registered != self.mark:
-                source.store.unregister(identity.workload, self._registered)
+            if self._registered is not None and self._registered.member != self.mark:
+                source.store.unregister(self._registered)
             source.store.register(member)
-            self._registered = self.mark
+            self._registered = member
         except TenancyError as error:
             warn_once(
                 f"register:{self._queue}",
@@ -93,9 +93,9 @@ class Membership:
         Take the registration back; blocks.
         """
         source: Any = self._choices.source
-        if self._registered and isinstance(source, StoreSource):
+        if self._registered is not None and isinstance(source, StoreSource):
             try:
-                source.store.unregister(self._choices.identity.workload, self._registered)
+                source.store.unregister(self._registered)
             except TenancyError:
                 return  # it is forgotten in time, and its mark is gone
-            self._registered = ""
+            self._registered = None
