@@ -69,7 +69,7 @@ class ChoosingConsumer(AssignedConsumer):
         carriers = _all_headers(messages)
         keyed = self._keyed(carriers)
         selection = self._selected
-        if own := selection.own_topics():
+        if not self._baseline and (own := selection.own_topics()):
             keyed = _with_own(keyed, messages, own)
         selection.unkeyed += len(messages) - len(keyed)
         shortcuts = selection.shortcuts() if keyed else {}
