@@ -315,6 +315,20 @@ def test_invented_names_do_not_push_out_the_usual_ones() -> None:
     assert codec.read([("BAGGAGE", "sd-routing-key=pr-42")]) == Reading(KEY)
 
 
+@pytest.mark.parametrize(
+    ("value", "left"),
+    [(b"a=1,b=\xe9", 0), (b"a=%31", 1), (b"a=\\x", 1), (b"a=1,sd-routing-key=pr-42", 1), (b"a=1,sd-routing-key=PR", 1), (None, 1)],
+)
+def test_of_a_request_that_surely_has_no_key_nothing_is_left(value: Any, left: int) -> None:
+    """Its one line of baggage neither names the key nor has anything encoded, in any manner; of two lines both are left."""
+    codec = Codec(DIALECTS["signadot"], (Field("baggage", "sd-routing-key"),))
+    codec.read([(b"host", b"1")])
+    headers = [(b"host", b"1"), (b"baggage", value)]
+    assert list(codec.ours(headers)) == headers[1:][:left]
+    assert list(codec.ours([*headers, (b"baggage", b"b=2")])) == [(b"baggage", value), (b"baggage", b"b=2")]
+    assert list(codec.ours([*headers, (b"tracestate", b"v=1")])) == [(b"baggage", value), (b"tracestate", b"v=1")]
+
+
 _STRICT = """
 from itertools import product
 import tenancy

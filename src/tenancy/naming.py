@@ -27,6 +27,7 @@ PartitionKind = Literal[
     "kafka-topic",
     "kafka-group",
     "amqp-queue",
+    "amqp-handover",
     "kubernetes-name",
 ]
 
@@ -63,6 +64,8 @@ _SUFFIXES: dict[str, _Shape] = {
     "kafka-group": _Shape(249, ".", "_", re.compile(r"[a-zA-Z0-9._:/-]+"), "-"),
     # AMQP 0-9-1: a queue name is a short string of at most 255 bytes, and amq.* belongs to the broker.
     "amqp-queue": _Shape(255, ".", "_", re.compile(r"(?!amq(?:\.|$))[a-zA-Z0-9._:/-]+"), "-"),
+    # As above, with room for what tells the lives of a key apart.
+    "amqp-handover": _Shape(224, ".", "_", re.compile(r"(?!amq(?:\.|$))[a-zA-Z0-9._:/-]+"), "-"),
     # Kubernetes: a Service name is an RFC 1035 label.
     "kubernetes-name": _Shape(63, "--", "--", re.compile(r"[a-z](?:-?[a-z0-9])*"), "-", unique_separator=True),
 }

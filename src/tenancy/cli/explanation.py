@@ -4,8 +4,8 @@ Who owns a piece of work, and why, in words: what consumers would decide, asked 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..key import RoutingKey
@@ -56,6 +56,7 @@ class Explanation:
         state: Where in its life the key is on this workload; None: it never had one.
         cuts: Which records were and are a sandbox's, a line for each topic of each life.
         readers: What each of those does that could have it.
+        findings: What is wrong with the logs that the cuts are of, as far as that was asked.
     """
 
     workload: str
@@ -67,10 +68,16 @@ class Explanation:
     state: str | None
     cuts: list[str]
     readers: list[Answer]
+    findings: list[str] = field(default_factory=list)
 
 
 def explain(
-    table: RouteTable, workload: str, key: RoutingKey | None, position: Position | None = None, reader: str | None = None
+    table: RouteTable,
+    workload: str,
+    key: RoutingKey | None,
+    position: Position | None = None,
+    reader: str | None = None,
+    findings: Iterable[str] = (),
 ) -> Explanation:
     """
     Explain who owns a piece of work, by a table that was read just now.
@@ -81,6 +88,7 @@ def explain(
         key: Its routing key, or None.
         position: Where it stands, if it is a record.
         reader: ``baseline`` or a sandbox, if only its answer is wanted.
+        findings: What is wrong with the logs that the cuts are of.
 
     Raises:
         IdentityError: If the table does not know the workload.
@@ -114,6 +122,7 @@ def explain(
         state=None if row is None else f"{row.state.value}, life {row.epoch}: {_STATES[row.state]}",
         cuts=[] if row is None else [*cuts(row)],
         readers=[_answer(sandbox, verdict) for sandbox, verdict in shown.items()],
+        findings=[*findings],
     )
 
 

@@ -28,6 +28,8 @@ from .drawing import _heading, _pairs, _text
 from .explanation import Explanation, cuts, explain
 from .inspection.redaction import redacted
 from .inspection.report import counted
+from .kafka_options import open_kafka
+from .logs import ask_logs
 
 __all__ = ["routes"]
 
@@ -69,6 +71,10 @@ def _key(_context: click.Context, _parameter: click.Parameter, value: str | None
 
 _place = click.option("--store", metavar="URL", help="The route table; default that of TENANCY_ROUTES.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_broker = click.option("--kafka", "servers", metavar="HOST:PORT,...", help="The Kafka cluster; default TENANCY_KAFKA.")
+_broker_file = click.option(
+    "--kafka-config", metavar="FILE", help="librdkafka properties for it, a line name=value each: credentials, certificates."
+)
 
 
 @click.group()
@@ -144,6 +150,8 @@ def list_(store: str | None, workload: str | None, as_json: bool) -> None:
 @click.option("--partition", type=click.IntRange(0), metavar="NUMBER", help="Its partition.")
 @click.option("--offset", type=click.IntRange(0), metavar="NUMBER", help="Its offset.")
 @click.option("--as", "reader", metavar="baseline|SANDBOX", help="What this one does; default all that could have it.")
+@_broker
+@_broker_file
 @_as_json
 def explain_(
     store: str | None,
@@ -153,10 +161,14 @@ def explain_(
     partition: int | None,
     offset: int | None,
     reader: str | None,
+    servers: str | None,
+    kafka_config: str | None,
     as_json: bool,
 ) -> None:
     """
     Say who owns work of a workload that has a routing key, and why: a request or message, or with --topic, --partition and --offset a record.
+
+    Where it is said where Kafka is, it also says whether the topics are still those in which the key was handed over.
     """
     if topic is None and partition is None and offset is None:
         position = None
@@ -166,7 +178,10 @@ def explain_(
         position = Position(topic, partition, offset)
     with _told():
         origin, table = _read(store)
-        explanation = explain(table, workload, key, position, reader)
+        row = None if key is None else table.handover(workload, key)
+        kafka = open_kafka(servers, kafka_config) if row is not None and row.epochs else None
+        findings = ask_logs(row, kafka) if row is not None and kafka is not None else []
+        explanation = explain(table, workload, key, position, reader, findings)
     if as_json:
         return _print_json({"source": origin, "version": table.version, **asdict(explanation)})
     _print_explanation(origin, table, explanation)
@@ -268,6 +283,7 @@ def _print_explanation(origin: str, table: RouteTable, explanation: Explanation)
         rows.insert(1, ("state", explanation.state))
     if explanation.cuts:
         rows.append(("cuts", "\n".join(explanation.cuts)))
+    rows += [("wrong", finding) for finding in explanation.findings]
     rows += [(answer.reader, f"{answer.action}: {answer.reason}") for answer in explanation.readers]
     _pairs(console, rows)
     _print(drawn)

@@ -24,7 +24,22 @@ from .following import Following
 from .inspection.redaction import redacted
 from .inspection.report import counted
 from .kafka_options import handler_of, open_kafka, own_topics_of, reads_of
-from .routes import _as_json, _console, _Failed, _key, _lines, _opened, _place, _print, _print_json, _row, _told, _workload
+from .routes import (
+    _as_json,
+    _broker,
+    _broker_file,
+    _console,
+    _Failed,
+    _key,
+    _lines,
+    _opened,
+    _place,
+    _print,
+    _print_json,
+    _row,
+    _told,
+    _workload,
+)
 from .situation import Situation, situation_of
 from .topics import TopicState, topics_of
 
@@ -36,10 +51,6 @@ __all__ = ["sandbox"]
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
-_broker = click.option("--kafka", "servers", metavar="HOST:PORT,...", help="The Kafka cluster; default TENANCY_KAFKA.")
-_broker_file = click.option(
-    "--kafka-config", metavar="FILE", help="librdkafka properties for it, a line name=value each: credentials, certificates."
-)
 _name = click.argument("name", metavar="NAME", callback=_key)
 
 
@@ -351,7 +362,8 @@ def _print_situations(store: RouteStore, situations: list[Situation], topics: li
         for reading in situation.readings:
             left = "begins nowhere yet" if reading.left is None else f"{reading.left} records left, those of other keys included"
             rows.append(("group", f"{reading.sandbox_group}: {left}; members: {', '.join(reading.members) or 'none'}"))
-        rows += [("wrong" if situation.readings else "note", finding) for finding in situation.findings]
+        asked = situation.readings or row.state is State.NONE
+        rows += [("wrong" if asked else "note", finding) for finding in situation.findings]
         rows.append(("next", situation.next))
         _pairs(console, rows)
     for topic in topics:

@@ -4,17 +4,18 @@ Where a sandbox is: the state of each of its keys in words, how far it is in Kaf
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import HandoverError
 from ..messaging.kafka.groups import group_name
 from ..routes import Handover, State
-from ..routes.handover import Cuts, cut
+from ..routes.handover import Cuts
 from ..routes.lives import gap
 from ..routes.stores import RouteStore
 from .inspection.report import counted
+from .logs import ask_logs, wrong_logs
 
 if TYPE_CHECKING:
     from ..messaging.kafka.broker import KafkaBroker, Topic
@@ -94,10 +95,12 @@ def situation_of(row: Handover, store: RouteStore, kafka: KafkaBroker | None) ->
                 topics = kafka.topics(name for names in row.groups.values() for name in names)
                 starts, ends = kafka.log_starts(topics), kafka.log_ends(topics)
                 readings = [_reading(row, group, store, kafka, topics, starts, ends) for group in sorted(row.groups)]
-                findings += _wrong_topics(row, topics, ends)
+                findings += wrong_logs(row, topics, ends)
             except HandoverError as error:
                 readings = []
                 findings.append(str(error))
+    elif row.epochs and kafka is not None:
+        findings += ask_logs(row, kafka)
     for reading in readings:
         if reading.unregistered:
             named = ", ".join(reading.unregistered)
@@ -130,29 +133,6 @@ def _reading(
         [str(member) for member in kafka.members(sandbox_group)],
         [str(member) for member in kafka.members(group) if member.id not in known],
     )
-
-
-def _wrong_topics(row: Handover, topics: Mapping[str, Topic], ends: Cuts) -> Iterator[str]:
-    """
-    Find the topics for which the cuts are not true any more.
-    """
-    if row.current is None:
-        return
-    for name, starts in sorted(row.current.start.items()):
-        topic = topics.get(name)
-        if topic is None:
-            yield f"topic {name} is gone"
-        elif row.current.ids.get(name, topic.id) != topic.id:
-            yield f"topic {name} was deleted and made again, so the cuts are those of another log: delete the sandbox and create it anew"
-        else:
-            cuts = [starts, (row.current.end or {}).get(name, ())]
-            short = [
-                f"{partition} ({end} of {before})"
-                for partition, end in enumerate(ends[name])
-                if end < (before := max(cut(offsets, partition) for offsets in cuts))
-            ]
-            if short:
-                yield f"the log of {name} ends before a cut, on partition {', '.join(short)}: records were lost in the broker"
 
 
 def _next(row: Handover, readings: list[Reading]) -> str:

@@ -162,7 +162,7 @@ class Reception:
         """
         Return those headers that `read` needs; where there are none, the request has no key.
         """
-        ours = current_codec().hints(headers)
+        ours = current_codec().ours(headers)
         return ours if ours or not self.asks else _NOBODYS
 
     def receive(

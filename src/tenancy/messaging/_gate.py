@@ -15,6 +15,7 @@ from opentelemetry.context import Context
 from ..config import Accept, switched_on
 from ..context import with_key
 from ..errors import ConfigurationError
+from ..key import RoutingKey
 from ..naming import PartitionKind, partition_name
 from ..observe import warn_once
 from ..propagator import current_codec
@@ -124,6 +125,15 @@ class Gate:
             opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(opening)
         self._opened()
+
+    def key(self, headers: Any) -> RoutingKey | None:
+        """
+        Return the key of a message that is known to be this process's.
+
+        Raises:
+            RoutesNotSyncedError: If the message has a key and the table was never read.
+        """
+        return self._admission.admit(headers).key
 
     def decide(self, headers: Any, *, only_copy: bool = False) -> Decision:
         """

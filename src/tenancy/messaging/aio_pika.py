@@ -18,19 +18,33 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overlo
 from .. import propagator
 from .._optional import extra
 from ..config import Accept, settings, switched_on
-from ..context import attached
+from ..context import attached, with_key
 from ..errors import ConfigurationError, TenancyError
 from ..key import RoutingKey
 from ..observe import warn_once
 from ..routes import LiveRoutes
 from ._gate import Decision, Gate, checked, disguised, find_message, gate_of, own_name
+from .rabbitmq.aio import SelectiveIterator, SelectiveQueue
+from .rabbitmq.aio_source import OwnedMessage
+from .rabbitmq.choice import Choices, EveryChoice
 
 with extra("rabbitmq", "aio_pika"):
     from aio_pika import Message
-    from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
+    from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage, AbstractQueue
     from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 
-__all__ = ["Binding", "consumer", "declare_queue", "inject", "publish", "queue_name", "synced"]
+__all__ = [
+    "Binding",
+    "SelectiveIterator",
+    "SelectiveQueue",
+    "consumer",
+    "declare_queue",
+    "inject",
+    "publish",
+    "queue_name",
+    "selective_queue",
+    "synced",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -148,6 +162,47 @@ async def declare_queue(
     return queue
 
 
+async def selective_queue(
+    connection: AbstractConnection,
+    name: str,
+    *,
+    workload: str | None = None,
+    accept: Accept | None = None,
+    routes: LiveRoutes | None = None,
+    prefetch_count: int = 20,
+    hold: int = 200,
+    malformed: Literal["ignore", "dead-letter"] = "ignore",
+    **options: Any,
+) -> SelectiveQueue:
+    """
+    Declare a queue of which this process gets only the messages that are its own, each exactly once in the baseline or in one sandbox.
+
+    The baseline declares the queue and consumes it; it forwards what a sandbox forks. A sandbox consumes the queues that `tenancy sandbox
+    create` made for it. It needs a route store. Where tenancy is switched off all messages are this process's.
+
+    Args:
+        connection: A connection, robust or not; the queue has channels of its own on it.
+        name: What the baseline calls the queue.
+        workload: This process's workload, ``namespace/name``; default the setting.
+        accept: Which keys are accepted; the baseline and all forks must agree. Default the setting, else those that the table knows.
+        routes: The live route table; default the one of the settings.
+        prefetch_count: How many messages are handled at once, and fetched for that.
+        hold: How many more may be kept, unacknowledged, while it cannot be said whose they are; beyond, they go back to the queue, slowly.
+        malformed: What the owner does with a message whose key is malformed: ``ignore``, handle it without a key; ``dead-letter``, reject it.
+        options: As for ``channel.declare_queue``: ``durable``, ``arguments``, ``timeout``.
+
+    Raises:
+        IdentityError: If it is not said who this process is, or the table does not know this workload.
+        ConfigurationError: If there is no route store, or the queue is of a kind that cannot be handed over: exclusive, a stream, or one with
+            a single active consumer.
+        RoutesNotSyncedError: If the route table could not be read before the deadline of the settings.
+    """
+    choices = Choices("aio_pika", name, workload=workload, accept=accept, routes=routes) if switched_on() else EveryChoice(name)
+    queue = SelectiveQueue(connection, choices, prefetch_count=prefetch_count, hold=hold, malformed=malformed, options=options)
+    await queue.open()
+    return queue
+
+
 class _Decorator(Protocol):
     def __call__(self, function: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R | None]]: ...
 
@@ -247,6 +302,10 @@ def _decorated(
         message = find_message(args, kwargs, AbstractIncomingMessage, ("headers", "ack"))
         if message is None:  # queue.get(fail=False) found nothing
             return None
+        if isinstance(message, OwnedMessage):  # a selective queue has decided
+            with attached(with_key(gate.key(message.headers))):
+                result = function(*args, **kwargs)
+                return await result if inspect.isawaitable(result) else result
         if gate.waits(message.headers):
             await _synced(gate, message, skipped)
         only_copy = message.exchange == ""

@@ -21,6 +21,7 @@ Cuts = Mapping[str, tuple[int, ...]]
 _NO_IDS: Mapping[str, str] = MappingProxyType({})
 _NO_PROGRESS: Mapping[str, Cuts] = MappingProxyType({})
 _NO_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+_NO_QUEUES: Mapping[str, str] = MappingProxyType({})
 
 
 class State(str, Enum):
@@ -95,6 +96,8 @@ class Handover(NamedTuple):
         claimant: The gap reader that is at work; empty: none.
         progress: How far gap readers are, by group of the baseline: offsets before which everything is settled.
         late: What the baseline does with records that come after the end: it handles them (``baseline``) or nobody does (``drop``).
+        queues: The baseline's queues on RabbitMQ of which the sandbox has one of its own; each with the headers exchange that routes to it
+            by itself, or with nothing where the baseline forwards.
     """
 
     workload: str
@@ -109,6 +112,14 @@ class Handover(NamedTuple):
     claimant: str = ""
     progress: Mapping[str, Cuts] = _NO_PROGRESS
     late: str = "baseline"
+    queues: Mapping[str, str] = _NO_QUEUES
+
+    @property
+    def forwarded(self) -> bool:
+        """
+        Whether the baseline forwards messages of RabbitMQ to the sandbox.
+        """
+        return self.state in (State.CREATING, State.ACTIVE)
 
     @property
     def current(self) -> Epoch | None:

@@ -38,6 +38,7 @@ def begin_create(
     groups: Mapping[str, tuple[str, ...]],
     *,
     late: str = "baseline",
+    queues: Mapping[str, str] | None = None,
 ) -> Handover:
     """
     Begin to hand a key to a sandbox.
@@ -49,6 +50,7 @@ def begin_create(
         sandbox: The sandbox.
         groups: The baseline's consumer groups, with their topics.
         late: What becomes of records after the end; ``baseline`` or ``drop``.
+        queues: The baseline's queues on RabbitMQ, each with the headers exchange that routes to the sandbox's by itself, or with nothing.
 
     Raises:
         HandoverError: If somebody has the key, or is about to.
@@ -70,6 +72,7 @@ def begin_create(
         late=late,
         claimant="",
         progress={},
+        queues=queues or {},
     )
 
 
@@ -91,10 +94,10 @@ def activate(row: Handover, log_ends: Cuts, ids: Mapping[str, str] | None = None
 
 def abandon(row: Handover) -> Handover:
     """
-    Give up a life that is being created; its number is spent.
+    Give up a life that is being created; its number is spent. Where messages were forwarded already it ends as one that was active.
     """
     _check(row, State.CREATING)
-    return row._replace(state=State.NONE)
+    return row._replace(state=State.DELETING if row.queues else State.NONE)
 
 
 def begin_delete(row: Handover) -> Handover:
@@ -114,7 +117,9 @@ def drain(row: Handover, log_ends: Cuts) -> Handover:
         log_ends: The log's ends, by topic and partition. A topic that is gone has none.
     """
     _check(row, State.DELETING)
-    last = row.epochs[-1]
+    last = row.current
+    if last is None:  # it was given up before it began
+        return row._replace(state=State.DRAINING)
     ends = {topic: _raised(log_ends.get(topic, ()), (last.start,), topic) for topic in last.start}
     return row._replace(state=State.DRAINING, epochs=(*row.epochs[:-1], last._replace(end=ends)))
 
@@ -129,7 +134,9 @@ def gap(row: Handover, group: str, committed: Cuts, log_starts: Cuts) -> dict[tu
         committed: What the sandbox's group has committed; -1 where it has not.
         log_starts: The first offsets that can still be read.
     """
-    last = row.epochs[-1]
+    last = row.current
+    if last is None:
+        return {}
     progress = row.progress.get(group, {})
     left = {}
     for topic in row.groups.get(group, ()):

@@ -23,6 +23,8 @@ class Action(str, Enum):
     SKIP = "skip"
     #: Set it aside: it cannot be said yet whose it is.
     HOLD = "hold"
+    #: Send it on to whose it is, since it exists once and nobody else gets it.
+    FORWARD = "forward"
 
 
 class Verdict(NamedTuple):

@@ -22,10 +22,12 @@ from ..routes.lease import now, outwait
 from ..routes.lives import abandon, activate, begin_create, begin_delete, claim_gap, drain, finish, is_drained, replace_reader
 from ..routes.stores import Put, RouteStore, put_handover, put_workload, table_of
 from .own_topics import OwnTopics, checked_bases
+from .queues import Queues
 
 if TYPE_CHECKING:  # whoever names no Kafka needs no client for it
     from ..messaging.kafka.broker import GroupMember, KafkaBroker, Topic
     from ..messaging.kafka.gap import Remaining
+    from ..messaging.rabbitmq.broker import RabbitBroker
 
 __all__ = ["Controller", "Fork", "Progress"]
 
@@ -47,12 +49,15 @@ class Fork(NamedTuple):
             instances have registered.
         own_topics: The topics of the baseline in whose place it has topics of its own on this workload, as ``topic_name`` names them: each is
             made like that of the baseline before the key is active, and removed when the sandbox is gone.
+        queues: The queues that the baseline of this workload consumes on RabbitMQ, each with the headers exchange that routes to the
+            sandbox's by itself, or with nothing where the baseline forwards. None: those that its running instances have registered.
     """
 
     workload: str
     key: RoutingKey | str
     groups: Mapping[str, Sequence[str]] | None = None
     own_topics: Sequence[str] = ()
+    queues: Mapping[str, str] | None = None
 
 
 class Progress(NamedTuple):
@@ -79,6 +84,7 @@ class Controller:
     Args:
         store: The route store.
         kafka: The Kafka cluster; None: no workload reads from one.
+        rabbit: The RabbitMQ broker; None: no workload consumes from one.
         progress: Is called whenever something changes.
         sleep: How to wait.
     """
@@ -88,6 +94,7 @@ class Controller:
         store: RouteStore,
         kafka: KafkaBroker | None = None,
         *,
+        rabbit: RabbitBroker | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -100,13 +107,20 @@ class Controller:
         # When nobody acts any more on what was before the row that is known here, by the row's version.
         self._settled: dict[tuple[str, RoutingKey], tuple[int, float]] = {}
         self._told: dict[tuple[str, RoutingKey], Progress] = {}
+        # Of which rows the queues were closed, by their version.
+        self._closed: dict[tuple[str, RoutingKey], int] = {}
         self._own = OwnTopics(store, kafka)
+        self._queues = Queues(store, rabbit)
         # What passes: a step is taken again until the deadline.
         self._passing: tuple[type[Exception], ...] = (RouteSourceError,)
         if kafka is not None:
             from ..messaging.kafka.broker import BrokerError
 
-            self._passing = (RouteSourceError, BrokerError)
+            self._passing = (*self._passing, BrokerError)
+        if rabbit is not None:
+            from ..messaging.rabbitmq.broker import QueueError
+
+            self._passing = (*self._passing, QueueError)
 
     def create(self, sandbox: str, forks: Iterable[Fork], *, deadline: float = 120.0, late: str = "baseline") -> list[Handover]:
         """
@@ -159,6 +173,7 @@ class Controller:
         for row in rows:
             if row.state not in (State.NONE, State.CREATING):
                 self._check_kafka(row.workload, row.groups)
+                self._queues.check(row.workload, row.queues)
         for row in rows:  # all at once, so that they wait together
             if row.state is State.ACTIVE:
                 self._write(begin_delete(row))
@@ -193,7 +208,11 @@ class Controller:
             groups = fork.groups if fork.groups is not None else self._registered(fork.workload)
             named = {group: self._own.replaced(sandbox, fork.own_topics, topics) for group, topics in groups.items()}
             self._check_kafka(fork.workload, named)
-            new = begin_create(table.handovers(fork.workload), fork.workload, RoutingKey(fork.key), sandbox, named, late=late)
+            queues = self._queues.registered(fork.workload) if fork.queues is None else dict(fork.queues)
+            self._queues.check(fork.workload, queues)
+            rows = table.handovers(fork.workload)
+            new = begin_create(rows, fork.workload, RoutingKey(fork.key), sandbox, named, late=late, queues=queues)
+            self._queues.make(new)  # before anybody forwards to them
             own = self._own.claims(table, sandbox, fork.own_topics)
             return self._write(new, own, workload=fork.workload not in table.workloads)
 
@@ -212,6 +231,7 @@ class Controller:
             if row.state is State.ACTIVE:
                 return row
             self._check_kafka(row.workload, row.groups)
+            self._queues.check(row.workload, row.queues)
             self._wait_settled(row, end)
             self._wait_members(row, end)
             topics = self._topics(row)
@@ -235,27 +255,33 @@ class Controller:
             self._tell(row)
             if row.state is State.NONE or row.epoch != first.epoch:
                 ended = first._replace(state=State.NONE, version=row.version)
-                # Whoever was put out of its group just now would begin anew where its commits are gone.
-                self._wait_settled(ended, end)
-                self._delete_groups(ended, end)
+                if ended.groups:
+                    # Whoever was put out of its group just now would begin anew where its commits are gone.
+                    self._wait_settled(ended, end)
+                    self._delete_groups(ended, end)
                 return row
             if row.state is State.CREATING:
                 self._write(abandon(row))
                 return None
             self._check_kafka(row.workload, row.groups)
+            self._queues.check(row.workload, row.queues)
             if row.state is State.ACTIVE:
                 self._write(begin_delete(row))
             elif row.state is State.DELETING:
+                self._close_in(row)
                 self._wait_settled(row, end)
                 self._tell_remade(row)
                 self._write(drain(row, self._kafka.log_ends(self._topics(row)) if self._kafka else {}))
             elif row.state is State.DRAINING:
-                if self._is_drained(row):
+                waiting = self._queues.drain(row)
+                if not self._is_drained(row):
+                    waiting = waiting or f"sandbox {row.sandbox} to handle what came before the end"
+                if not waiting:
                     self._write(finish(row))
                 elif now() >= drained_by:
                     self._write(replace_reader(row, self.name))
                 else:
-                    self._pause(row, f"sandbox {row.sandbox} to handle what came before the end", end)
+                    self._pause(row, waiting, end)
             else:
                 self._reclaim(row, end, remaining)
             return None
@@ -304,9 +330,21 @@ class Controller:
             )
             if not reader.run(end):
                 return
+        while waiting := self._queues.drain(row):
+            self._pause(row, waiting, end)
         found = self._row(row.workload, row.key)
         if found.epoch == row.epoch and found.claimant == self.name:  # else somebody has ended this life, and it may be a later one
             self._write(finish(found))
+
+    def _close_in(self, row: Handover) -> None:
+        """
+        Let nothing more into the queues of a life, and count the lease from there on.
+        """
+        at = (row.workload, row.key)
+        if row.queues and self._closed.get(at) != row.version:
+            self._queues.close_in(row)
+            self._closed[at] = row.version
+            self._settled[at] = (row.version, now())
 
     def _is_drained(self, row: Handover) -> bool:
         if self._kafka is None or not row.groups:
@@ -379,6 +417,11 @@ class Controller:
                     f"members of {group} that are not registered by this library, and would take {row.key}'s records as well: {named}",
                     end,
                 )
+        while unknown := self._queues.strangers(row):
+            named = ", ".join(map(str, unknown))
+            self._pause(
+                row, f"consumers that are not registered by this library, and would take {row.key}'s messages as well: {named}", end
+            )
 
     def _pause(self, row: Handover, what: str, end: float, *, at_most: float = _LOOK_EVERY) -> None:
         self._tell(row, what)
@@ -422,9 +465,9 @@ class Controller:
     def _registered(self, workload: str) -> dict[str, Sequence[str]]:
         groups: dict[str, set[str]] = {}
         for member in self._store.members(workload):
-            if not member.sandbox:  # also one that was killed has not taken its registration back
+            if member.group and not member.sandbox:  # also one that was killed has not taken its registration back
                 groups.setdefault(member.group, set()).update(member.topics)
-        if not groups and self._kafka is not None:
+        if not groups and self._kafka is not None and not self._queues.registered(workload):
             raise HandoverError(
                 f"no running instance of {workload} has registered what it reads from Kafka; start the baseline first, or name its groups "
                 "and topics: --reads GROUP=TOPIC,TOPIC; or, where it reads none, --reads none"

@@ -14,7 +14,7 @@ from ..errors import RouteSourceError
 from ..routes import LiveRoutes
 from ..routes.lease import DEFAULT_LEASE
 from ..routes.stores import Head, Member, Put, Snapshot, StoreSource
-from ..routes.stores._shared import DAY, NoTableError, check_lease, check_puts, check_writable, conflict, decoded, encoded
+from ..routes.stores._shared import DAY, NoTableError, check_lease, check_puts, check_writable, conflict, decoded, encoded, is_same
 
 __all__ = ["MemoryStore"]
 
@@ -166,16 +166,18 @@ class MemoryStore:
             kept = member._replace(topics=tuple(member.topics))
             self._members[member.workload, member.member] = time.monotonic(), kept
 
-    def unregister(self, workload: str, member: str) -> None:
+    def unregister(self, member: Member) -> None:
         """
-        Forget a consumer.
+        Forget a consumer, if it is the one that is registered: of the same group, sandbox and table.
 
         Raises:
             RouteSourceError: If the store is lost.
         """
         with self._changed:
             self._check_there()
-            self._members.pop((workload, member), None)
+            at = member.workload, member.member
+            if at in self._members and is_same(self._members[at][1], member):
+                del self._members[at]
 
     def members(self, workload: str) -> list[Member]:
         """

@@ -15,9 +15,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tenancy import RoutingKey
 from tenancy.messaging.aiokafka import SelectiveConsumer, inject
-from tenancy.routes import Handover, LiveRoutes
+from tenancy.routes import Handover, LiveRoutes, OwnTopic
 from tenancy.routes.lives import activate, begin_create, begin_delete, drain, finish, replace_reader
-from tenancy.routes.stores import put_handover, put_workload, table_of
+from tenancy.routes.stores import put_handover, put_topic, put_workload, table_of
 from tenancy.testing import MemoryStore
 from tests.messaging.support import WORKLOAD, become
 
@@ -53,6 +53,10 @@ class Rows:
     def active(self, topic: str, group: str, *starts: int) -> None:
         self.create(topic, group)
         self.activate(topic, *starts)
+
+    def own(self, topic: str) -> None:
+        """Make a topic one of the sandbox's own."""
+        self.store.write([put_topic(OwnTopic(topic, "orders", "pr-1", 1, "id"))])
 
     def delete(self) -> None:
         self.store.write([put_handover(begin_delete(self.row()))])

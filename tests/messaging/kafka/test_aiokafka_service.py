@@ -651,3 +651,15 @@ async def test_what_is_sent_and_what_is_done_are_one_transaction(
         with pytest.raises(ConfigurationError, match="enable_auto_commit=False"):
             async with made.transaction(producer):
                 pass
+
+
+async def test_all_of_a_topic_of_its_own_is_the_sandboxs(kafka: str, topic: str, rows: Rows) -> None:
+    """Whatever key a record has there, or none; another one that meets it leaves what has a key."""
+    rows.active(topic, topic, 0)
+    rows.own(topic)
+    await send(kafka, topic, [None, "pr-1", "pr-9", None])
+    async with consumer(kafka, topic, sandbox="pr-1", routes=rows.live(), group=topic) as fork:
+        assert await receive(fork, 4) == [0, 1, 2, 3]
+    async with consumer(kafka, topic, sandbox=None, routes=rows.live(), group=topic) as baseline:
+        assert await receive(baseline, 2) == [0, 3]
+        assert await nothing_comes(baseline)

@@ -265,3 +265,13 @@ async def test_create_and_delete_while_traffic_runs(client: str, kafka: str, top
     assert baseline.numbers == [number for number in range(total) if owners[number] is None]
     assert sandbox.numbers == [number for number in range(total) if owners[number] == "pr-1"]
     assert len(sandbox.numbers) > 3
+
+
+async def test_all_of_a_topic_of_its_own_is_the_sandboxs(client: str, kafka: str, topic: str, rows: Rows) -> None:
+    """Whatever key a message has there, or none."""
+    rows.active(topic, topic, 0)
+    rows.own(topic)
+    await send(kafka, topic, MIXED)
+    async with Service(client, kafka, topic, "pr-1", rows.live()) as service:
+        await until(lambda: len(service.got) == len(MIXED))
+    assert service.got == [(number, key if key == "pr-1" else None) for number, key in enumerate(MIXED)]

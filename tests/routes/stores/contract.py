@@ -257,8 +257,8 @@ class StoreContract:
         another.register(second)
         another.register(Member("shop/notify", "c-1", "notify"))
         assert another.members("shop/orders") == [first._replace(version=8), second]
-        store.unregister("shop/orders", "c-1")
-        store.unregister("shop/orders", "never there")
+        store.unregister(first)
+        store.unregister(first._replace(member="never there"))
         assert another.members("shop/orders") == [second]
         assert len(another.members("shop/notify")) == 1
         place.age(86300)
@@ -268,6 +268,22 @@ class StoreContract:
         store.register(first)
         assert store.members("shop/orders") == [first]
         assert store.head().version == 0
+
+    def test_a_consumer_takes_back_its_own_registration_alone(self, store: RouteStore, another: RouteStore) -> None:
+        """Not one of that name that is of another workload, group, sandbox or table; what it has seen since does not matter."""
+        there = Member("shop/orders", "c-1", "orders", ("orders.v1",), "0.1.0", store.head().id, 7, "pr-1")
+        another.register(there)
+        for other in (
+            there._replace(workload="shop/notify"),
+            there._replace(member="c-2"),
+            there._replace(group="notify"),
+            there._replace(table="another"),
+            there._replace(sandbox=""),
+        ):
+            store.unregister(other)
+            assert store.members("shop/orders") == [there]
+        store.unregister(there._replace(topics=(), library="0.2.0", version=9))
+        assert another.members("shop/orders") == []
 
     @pytest.mark.parametrize("name", HOSTILE)
     def test_names_and_values_are_only_that(self, store: RouteStore, another: RouteStore, name: str) -> None:
@@ -279,7 +295,7 @@ class StoreContract:
             store.write([Put(name, {})])
         store.register(Member(name, name, name, (name,)))
         assert another.members(name) == [Member(name, name, name, (name,))]
-        store.unregister(name, name)
+        store.unregister(Member(name, name, name, ("other",), "2", "", 7))
         assert another.members(name) == []
         assert store.write([Put(name, None, 1)]) == 2
         assert set(another.snapshot().documents) == {name + "2"}

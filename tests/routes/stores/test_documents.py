@@ -12,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenancy import ConfigurationError, RouteSourceError, RoutingKey
-from tenancy.routes import Epoch, Handover, State, open_routes
-from tenancy.routes.stores import Head, Put, Snapshot, handover_name, open_store, put_handover, put_workload, table_of
+from tenancy.routes import Epoch, Handover, OwnTopic, State, open_routes
+from tenancy.routes.stores import (
+    Head,
+    Put,
+    Snapshot,
+    forget_topic,
+    handover_name,
+    open_store,
+    put_handover,
+    put_topic,
+    put_workload,
+    table_of,
+)
 from tenancy.routes.stores._urls import hidden, without_secrets
 
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True).filter(
@@ -127,3 +138,14 @@ def test_what_a_driver_says_is_told_without_the_password(url: str) -> None:
     said = f"cannot connect to {url}\n  with 's@cret'"
     assert without_secrets(said, url) == " ".join(said.split()).replace("s%40cret", "***").replace("s@cret", "***")
     assert "cret" not in hidden(url)
+
+
+@given(st.builds(OwnTopic, TEXT, TEXT, TEXT, st.integers(0, 2**48), TEXT, st.booleans(), st.integers(1, 2**60)))
+def test_a_topic_of_a_sandboxs_own_comes_back_as_it_was(topic: OwnTopic) -> None:
+    """All that is known of it, and its version; and it can be forgotten at that."""
+    table = read(put_topic(topic))
+    assert table.own_topic(topic.name) == topic
+    assert [*table.own_topics()] == [*table.own_topics(topic.sandbox)] == [topic]
+    assert [*table.own_topics(topic.sandbox + "x")] == []
+    assert forget_topic(topic) == (f"topic/{topic.name}", None, topic.version)
+    assert read(put_workload("shop/orders")).own_topic(topic.name) is None

@@ -49,7 +49,7 @@ def test_a_store_that_is_lost_answers_nothing() -> None:
         store.create,
         lambda: store.write([]),
         lambda: store.register(Member("shop/orders", "c-1", "orders")),
-        lambda: store.unregister("shop/orders", "c-1"),
+        lambda: store.unregister(Member("shop/orders", "c-1", "orders")),
         lambda: store.members("shop/orders"),
     ):
         with pytest.raises(RouteSourceError, match="no route to host"):

@@ -5,6 +5,7 @@ The roles of the page about route stores: real ones, made by the page's own stat
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -38,9 +39,9 @@ def check_roles(reader: RouteStore, controller: RouteStore) -> None:
         reader.register(MEMBER)
         reader.register(MEMBER)
         assert controller.members("shop/orders") == reader.members("shop/orders") == [MEMBER]
-        reader.unregister("shop/orders", "c-1")
+        reader.unregister(MEMBER)
         controller.register(MEMBER)
-        controller.unregister("shop/orders", "c-1")
+        controller.unregister(MEMBER)
         assert reader.members("shop/orders") == []
         assert controller.write([put_workload("shop/notify")]) == 2
         eventually(lambda: live.table.version == 2, 1.5)  # it is told: by itself it looks every three seconds
@@ -53,7 +54,7 @@ def test_the_roles_of_postgresql(own_service: Callable[[str], services.Service])
     """The page's statements let a reader change nothing but members, and the controller all but the tables themselves."""
     address = own_service("postgresql").address
     open_store(address).create()
-    (statements,) = blocks(PAGE, "sql")
+    statements, _ = blocks(PAGE, "sql")
     with psycopg.connect(address, autocommit=True) as owner:
         owner.execute(statements.encode())
     as_reader, as_controller = (address.replace("postgres@", f"{role}@") for role in ("tenancy_reader", "tenancy_controller"))
@@ -67,6 +68,61 @@ def test_the_roles_of_postgresql(own_service: Callable[[str], services.Service])
             for statement in statements:
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute(statement.encode())
+
+
+def check_workloads(own: RouteStore, controller: RouteStore) -> None:
+    """Who is a reader of shop/orders registers and unregisters its consumers, and no other's, whatever it says of itself."""
+    other = MEMBER._replace(workload="shop/notify", group="notify")
+    controller.register(other)
+    own.register(MEMBER)
+    own.register(MEMBER)
+    assert controller.members("shop/orders") == [MEMBER]
+    with pytest.raises(RouteSourceError, match=r"(?i)permission|policy"):
+        own.register(other._replace(member="c-9"))
+    with suppress(RouteSourceError):  # Redis says no; PostgreSQL shows nothing that could be removed
+        own.unregister(other)
+    assert controller.members("shop/notify") == [other]
+    own.unregister(MEMBER)
+    assert controller.members("shop/orders") == []
+    own.snapshot()
+    with pytest.raises(RouteSourceError, match=r"(?i)permission"):
+        own.write([])
+
+
+def test_a_role_for_each_workload(own_service: Callable[[str], services.Service]) -> None:
+    """The page's statements keep one workload's readers from the registrations of another's, also by a statement of their own."""
+    address = own_service("postgresql").address
+    open_store(address).create()
+    with psycopg.connect(address, autocommit=True) as owner:
+        for statements in blocks(PAGE, "sql"):
+            owner.execute(statements.encode())
+    own, controller = (address.replace("postgres@", f"{role}@") for role in ("shop_orders", "tenancy_controller"))
+    check_workloads(open_store(own), open_store(controller))
+    with psycopg.connect(own, autocommit=True) as connection:
+        connection.execute(b"DELETE FROM tenancy_members")
+        connection.execute(b"UPDATE tenancy_members SET document = '{}'")
+    assert len(open_store(controller).members("shop/notify")) == 1
+    with pytest.raises(RouteSourceError, match=r"(?i)policy"):
+        open_store(address.replace("postgres@", "tenancy_reader@")).register(MEMBER)
+
+
+def test_a_user_for_each_workload(own_service: Callable[[str], services.Service]) -> None:
+    """The page's user of Redis with the narrower pattern cannot touch the registrations of another workload."""
+    address = own_service("redis").address
+    (lines,) = (text for text in blocks(PAGE, "text") if "ACL SETUSER" in text)
+    admin: Any = client_library.Redis.from_url(address)
+    narrow, wide = "~tenancy:members:shop/orders", "~tenancy:members:*"
+    assert f"`{narrow}` in place of `{wide}`" in PAGE.read_text()
+    for line in lines.splitlines():
+        assert admin.execute_command(*line.replace(wide, narrow).split()) == b"OK"
+    controller = open_store(address.replace("//", "//tenancy-controller:controller-password@"))
+    controller.create()
+    as_reader = address.replace("//", "//tenancy-reader:reader-password@")
+    check_workloads(open_store(as_reader), controller)
+    reader: Any = client_library.Redis.from_url(as_reader)
+    for command in (("HDEL", "tenancy:members:shop/notify", "c-1"), ("EXPIRE", "tenancy:members:shop/notify", "1")):
+        with pytest.raises(client_library.exceptions.NoPermissionError):
+            reader.execute_command(*command)
 
 
 def test_the_users_of_redis(own_service: Callable[[str], services.Service]) -> None:

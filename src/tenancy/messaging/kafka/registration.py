@@ -33,7 +33,7 @@ class Registration:
         self._selection = selection
         self._group = group
         self._member = ""
-        self._registered = ""
+        self._registered: Member | None = None
         self.topics: tuple[str, ...] = ()
         self._wake = threading.Event()
         self._closed = False
@@ -80,14 +80,15 @@ class Registration:
         source = self._selection.source
         assert isinstance(source, StoreSource)  # noqa: S101 - asked before the thread was started
         workload = self._selection.reader.identity.workload
-        if self._registered and (self._closed or self._registered != self._member):
-            source.store.unregister(workload, self._registered)
-            self._registered = ""
+        if self._registered is not None and (self._closed or self._registered.member != self._member):
+            source.store.unregister(self._registered)
+            self._registered = None
         if self._closed:
             return
         view = self._selection.view()
         table, version = ("", 0) if view is None else (view.table.id, view.table.version)
         library = metadata.version("request-tenancy")
         sandbox = self._selection.reader.identity.sandbox or ""
-        source.store.register(Member(workload, self._member, self._group, self.topics, library, table, version, sandbox))
-        self._registered = self._member
+        member = Member(workload, self._member, self._group, self.topics, library, table, version, sandbox)
+        source.store.register(member)
+        self._registered = member

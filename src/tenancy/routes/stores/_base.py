@@ -78,12 +78,13 @@ class Member(NamedTuple):
     Args:
         workload: Its workload.
         member: What the broker calls it: the member id within its consumer group.
-        group: Its consumer group.
+        group: Its consumer group on Kafka; empty: it consumes a queue of RabbitMQ.
         topics: What it consumes.
         library: The version of this library.
         table: The id of the route table that it reads.
         version: The version of the table that it has seen.
         sandbox: The sandbox that it belongs to; empty: it is the baseline.
+        declared: With what options its queue was declared.
     """
 
     workload: str
@@ -94,6 +95,7 @@ class Member(NamedTuple):
     table: str = ""
     version: int = 0
     sandbox: str = ""
+    declared: Mapping[str, Any] | None = None
 
 
 class RouteStore(Protocol):
@@ -142,9 +144,9 @@ class RouteStore(Protocol):
         """
         ...
 
-    def unregister(self, workload: str, member: str) -> None:
+    def unregister(self, member: Member) -> None:
         """
-        Forget a consumer.
+        Forget a consumer, if it is the one that is registered: of the same group, sandbox and table. What somebody else has registered stays.
         """
         ...
 

@@ -44,6 +44,7 @@ def put_handover(row: Handover) -> Put:
         "claimant": row.claimant,
         "progress": {group: _plain(cuts) for group, cuts in row.progress.items()},
         "late": row.late,
+        "queues": dict(row.queues),
     }
     return Put(handover_name(row.workload, row.key), document, row.version)
 
@@ -151,6 +152,7 @@ def _handover(document: Mapping[str, Any], version: int) -> Handover:
         claimant=str(document["claimant"]),
         progress={group: _cuts(cuts) for group, cuts in document["progress"].items()},
         late=str(document["late"]),
+        queues={str(queue): str(exchange) for queue, exchange in document.get("queues", {}).items()},
     )
 
 

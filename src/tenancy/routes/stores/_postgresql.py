@@ -14,16 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import sqlalchemy
-from sqlalchemy import ColumnElement, Connection, Engine, Table, func
-from sqlalchemy.dialects.postgresql import insert
-
 from ..._optional import extra
 from ...errors import ConfigurationError, RouteSourceError
 from ._urls import hidden
 
-with extra("postgresql", "psycopg"):
+with extra("postgresql", "psycopg", "sqlalchemy"):
     import psycopg
+    import sqlalchemy
+    from sqlalchemy import ColumnElement, Connection, Engine, Table, func
+    from sqlalchemy.dialects.postgresql import insert
 
 __all__ = ["PostgreSQL"]
 

@@ -22,6 +22,7 @@ __all__ = [
     "conflict",
     "decoded",
     "encoded",
+    "is_same",
     "member_of",
 ]
 
@@ -114,6 +115,13 @@ def decoded(text: Any, place: str, name: str) -> Mapping[str, Any]:
     if not isinstance(document, dict):
         raise RouteSourceError(f"{place}: the document {name!r} is not a JSON object")
     return document
+
+
+def is_same(member: Member, other: Member) -> bool:
+    """
+    Return whether two are the same consumer, whatever it has seen or said of itself meanwhile.
+    """
+    return all(getattr(member, name) == getattr(other, name) for name in ("workload", "member", "group", "table", "sandbox"))
 
 
 def member_of(document: Any, place: str) -> Member:

@@ -25,6 +25,7 @@ from ._shared import (
     conflict,
     decoded,
     encoded,
+    is_same,
     member_of,
 )
 from ._urls import hidden, without_secrets
@@ -80,6 +81,12 @@ local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if now - tonumber(string.match(all[i + 1], '^%d+') or '0') > tonumber(ARGV[3]) then redis.call('HDEL', KEYS[1], all[i]) end
 end
+"""
+
+# KEYS: the members of a workload. ARGV: member, the text that was found: whoever has registered since stays.
+_UNREGISTER = """
+local found = redis.call('HMGET', KEYS[1], ARGV[1])[1]
+if found and string.match(found, '^%d+ (.*)$') == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
 """
 
 
@@ -221,15 +228,19 @@ class RedisStore:
             key = self._members + member.workload
             client.register_script(_REGISTER)([key], [member.member, encoded(member._asdict()), DAY])
 
-    def unregister(self, workload: str, member: str) -> None:
+    def unregister(self, member: Member) -> None:
         """
-        Forget a consumer.
+        Forget a consumer, if it is the one that is registered: of the same group, sandbox and table.
 
         Raises:
             RouteSourceError: If it cannot be written.
         """
         with self._connected() as client:
-            client.hdel(self._members + workload, member)
+            key = self._members + member.workload
+            (text,) = client.hmget(key, [member.member])
+            found = str(text or "").partition(" ")[2]
+            if found and is_same(member_of(decoded(found, self.name, "member"), self.name), member):
+                client.register_script(_UNREGISTER)([key], [member.member, found])
 
     def members(self, workload: str) -> list[Member]:
         """

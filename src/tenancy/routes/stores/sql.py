@@ -23,6 +23,7 @@ from ._shared import (
     conflict,
     decoded,
     encoded,
+    is_same,
     member_of,
 )
 from ._urls import hidden, without_secrets
@@ -236,15 +237,18 @@ class SQLStore:
             connection.execute(sqlalchemy.delete(_MEMBERS).where(_MEMBERS.c.seen < clock - DAY))
             connection.commit()
 
-    def unregister(self, workload: str, member: str) -> None:
+    def unregister(self, member: Member) -> None:
         """
-        Forget a consumer.
+        Forget a consumer, if it is the one that is registered: of the same group, sandbox and table.
 
         Raises:
             RouteSourceError: If it cannot be written.
         """
         with self._connected(writing=True) as connection:
-            connection.execute(sqlalchemy.delete(_MEMBERS).where(_MEMBERS.c.workload == workload, _MEMBERS.c.member == member))
+            at = sqlalchemy.and_(_MEMBERS.c.workload == member.workload, _MEMBERS.c.member == member.member)
+            text = connection.execute(sqlalchemy.select(_MEMBERS.c.document).where(at)).scalar()
+            if text is not None and is_same(member_of(decoded(text, self.name, "member"), self.name), member):
+                connection.execute(sqlalchemy.delete(_MEMBERS).where(at, _MEMBERS.c.document == text))
             connection.commit()
 
     def members(self, workload: str) -> list[Member]:

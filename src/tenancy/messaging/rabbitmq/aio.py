@@ -1,0 +1,415 @@
+"""
+An ``aio_pika`` queue that hands on only what this process owns, sends on what is a sandbox's, and reads a sandbox's queues in their time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ..._optional import extra
+from ...context import attached, with_key
+from ...errors import ConfigurationError, HandoverError
+from .aio_forward import GONE, Forwarder
+from .aio_source import Source
+from .choice import Choice, Choices, Life
+from .topology import check_queue
+
+with extra("rabbitmq", "aio_pika"):
+    from aio_pika.exceptions import AMQPError, QueueEmpty
+
+__all__ = ["SelectiveIterator", "SelectiveQueue"]
+
+# How often it is looked whether a sandbox has another queue, and whether the connection is another one.
+_FOLLOW_EVERY = 0.1
+
+Callback = Callable[[Any], Awaitable[Any]]
+
+
+class SelectiveQueue:
+    """
+    A queue whose messages are this process's alone; made by `selective_queue`.
+
+    The baseline consumes the queue that is named. What has a key that a sandbox forks it sends on to that sandbox's queue, and acknowledges
+    once the broker has confirmed that; what cannot be decided yet it keeps, unacknowledged, until that can be said. A sandbox consumes the
+    queues that the route table gives it, one for each of its keys, as they come and go; it never touches the baseline's.
+
+    A message is handed on as it was published: exchange, ``routing_key``, properties and headers. The handler acknowledges it, as without
+    this class. Receiving changes nothing about the current context, except for a callback of `consume`, which runs in the message's.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        choices: Choices,
+        *,
+        prefetch_count: int,
+        hold: int,
+        malformed: str,
+        options: Mapping[str, Any],
+    ) -> None:
+        if malformed not in ("ignore", "dead-letter"):
+            raise ConfigurationError(f"malformed is {malformed!r}; use 'ignore' or 'dead-letter'")
+        if prefetch_count < 1 or hold < 1:
+            raise ConfigurationError(f"prefetch_count is {prefetch_count} and hold {hold}; give 1 or more of each")
+        for name in ("exclusive", "passive", "auto_delete"):
+            if options.get(name):
+                raise ConfigurationError(
+                    f"{name}=True cannot be used with {choices.queue}: its messages could not be handed over and taken back, since the queue "
+                    "goes away by itself, or only this connection may use it. Declare a durable queue"
+                )
+        try:
+            check_queue(choices.queue, options.get("arguments") or {})
+        except HandoverError as error:
+            raise ConfigurationError(str(error)) from error
+        self._connection = connection
+        self._choices = choices
+        self._prefetch = prefetch_count
+        self._hold = hold
+        self._malformed = malformed
+        self._options = dict(options)
+        self._forwarder = Forwarder(connection, choices)
+        self._running: list[_Consumption] = []
+        self._channel: Any = None
+        self._base: Any = None
+
+    async def open(self) -> None:
+        """
+        Wait for the route table, and declare the queue, where this is the baseline.
+        """
+        await self._choices.synced()
+        if self._choices.baseline:
+            self._base = await (await self._opened()).declare_queue(self._choices.queue, **self._options)
+
+    @property
+    def name(self) -> str:
+        """
+        What the baseline calls the queue.
+        """
+        return self._choices.queue
+
+    async def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Bind the baseline's queue, as ``queue.bind`` does; a sandbox's gets what the baseline sends on, and needs no binding.
+        """
+        if self._base is not None:
+            return await self._base.bind(*args, **kwargs)
+        return None
+
+    async def consume(self, callback: Callback, **options: Any) -> str:
+        """
+        Call *callback* for each message that is this process's, with its routing key current, up to ``prefetch_count`` at once.
+
+        Args:
+            callback: A coroutine function of one message; it acknowledges it.
+            options: As for ``queue.consume``: ``consumer_tag``, ``arguments``, ``timeout``.
+
+        Returns:
+            What `cancel` takes.
+
+        Raises:
+            ConfigurationError: For ``no_ack`` and ``exclusive``, which would lose messages, or keep other instances from theirs.
+        """
+        slots = asyncio.Semaphore(self._prefetch)
+
+        async def give(message: Any, choice: Choice, source: Source) -> None:
+            if await self._dead_lettered(message, choice):
+                return
+            async with slots:
+                if self._choices.stands(choice):
+                    with attached(choice.context):
+                        await callback(message)
+                    return
+            await source.decide(message)  # it had to wait for those before it, and meanwhile it may have become somebody else's
+
+        return await self._consume(give, options)
+
+    def iterator(self, **options: Any) -> SelectiveIterator:
+        """
+        Return an asynchronous iterator over the messages that are this process's: ``async with queue.iterator() as messages: async for ...``.
+
+        The current context stays as it is; use ``with queue.scope(message):`` around the handling.
+
+        Args:
+            options: As for ``queue.iterator``.
+        """
+        return SelectiveIterator(self, options)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self.iterator()
+
+    async def run(self, handler: Callback, *, requeue: bool = False) -> None:
+        """
+        Handle messages, each with its routing key current, until this is cancelled; a message is acknowledged when its handler has returned.
+
+        Args:
+            handler: A coroutine function of one message. An exception of it is logged, and the message is rejected: it goes to the queue's
+                dead-letter exchange, or nowhere if there is none.
+            requeue: Whether it goes back to its queue instead, and comes again.
+        """
+
+        async def handle(message: Any) -> None:
+            try:
+                async with message.process(requeue=requeue, ignore_processed=True):
+                    await handler(message)
+            except GONE:
+                raise
+            except Exception:
+                logging.getLogger("tenancy").exception("the handler of %s failed, and the message is rejected", self.name)
+
+        tag = await self.consume(handle)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.cancel(tag)
+
+    def scope(self, message: Any) -> AbstractContextManager[None]:
+        """
+        Return a context manager that makes a message's routing key current, or none where it has none.
+
+        Args:
+            message: A message that this queue handed on.
+        """
+        return attached(with_key(self._choices.key(message.headers)))
+
+    async def get(self, *, no_ack: bool = False, fail: bool = True, timeout: float | None = 5.0) -> Any:
+        """
+        Return the next message that is this process's, as ``queue.get`` does; others are sent on, on the way there.
+
+        Args:
+            no_ack: Must be false.
+            fail: Whether to raise where there is none, instead of returning None.
+            timeout: Seconds to wait for the broker, and for it to be said whose a message is.
+
+        Raises:
+            aio_pika.exceptions.QueueEmpty: If there is none.
+            ConfigurationError: For ``no_ack``.
+        """
+        self._check({"no_ack": no_ack})
+        found: list[Any] = []
+
+        async def give(message: Any, choice: Choice, _: Source) -> None:
+            if not await self._dead_lettered(message, choice):
+                found.append(message)
+
+        channel = await self._opened()
+        queues = [(self._base, 0)] if self._choices.baseline else []
+        lives = () if self._choices.baseline else tuple(self._choices.lives())
+        queues += [(await channel.get_queue(life.names.queue, ensure=False), life.epoch) for life in lives]
+        for queue, epoch in queues:
+            source = Source(self._choices, self._forwarder, queue, give, hold=self._hold, epoch=epoch)
+            while not found and (message := await queue.get(fail=False, timeout=timeout)) is not None:
+                waiting = asyncio.create_task(source.decide(message))
+                done, _ = await asyncio.wait({waiting}, timeout=timeout)
+                if not done:
+                    source.leaving = True  # it goes back to its queue
+                await waiting
+                if source.leaving:
+                    break
+            if found:
+                return found[0]
+        if fail:
+            raise QueueEmpty
+        return None
+
+    async def cancel(self, consumer_tag: str) -> None:
+        """
+        End what `consume` began; what was not begun goes back to its queue.
+
+        Args:
+            consumer_tag: What `consume` returned.
+        """
+        for running in [running for running in self._running if running.tag == consumer_tag]:
+            self._running.remove(running)
+            await running.close()
+
+    async def close(self) -> None:
+        """
+        End all that `consume` began, wait for what is being handled, and give the channels back.
+        """
+        while self._running:
+            await self._running.pop().close()
+        await self._forwarder.close()
+        if self._channel is not None and not self._channel.is_closed:
+            await self._channel.close()
+
+    async def __aenter__(self) -> SelectiveQueue:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def _consume(self, give: Any, options: Mapping[str, Any]) -> str:
+        self._check(options)
+        running = _Consumption(self, give, options)
+        await running.start()
+        self._running.append(running)
+        return running.tag
+
+    def _check(self, options: Mapping[str, Any]) -> None:
+        for name, why in (
+            ("no_ack", "the broker would forget messages at delivery that are yet to be sent on, or are kept"),
+            ("exclusive", "other instances of this workload could not consume, and none could take the messages of one that dies"),
+        ):
+            if options.get(name):
+                raise ConfigurationError(f"{name}=True cannot be used with {self.name}: {why}")
+        if "x-stream-offset" in (options.get("arguments") or {}):
+            check_queue(self.name, {"x-queue-type": "stream"})
+
+    async def _dead_lettered(self, message: Any, choice: Choice) -> bool:
+        if choice.malformed and self._malformed == "dead-letter":
+            await message.reject(requeue=False)
+            return True
+        return False
+
+    async def _opened(self) -> Any:
+        if self._channel is None:
+            channel = self._connection.channel()
+            await channel.initialize()
+            # Those that are handled, and beside them those that are kept: they must not be in the way of others.
+            await channel.set_qos(prefetch_count=self._prefetch + self._hold)
+            self._channel = channel
+        return self._channel
+
+
+class _Consumption:
+    """
+    What one call of `SelectiveQueue.consume` began: the baseline's queue, or a sandbox's as they come and go.
+    """
+
+    def __init__(self, owner: SelectiveQueue, give: Any, options: Mapping[str, Any]) -> None:
+        self._owner = owner
+        self._give = give
+        self._options = dict(options)
+        self._sources: dict[Life | None, Source] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._following: asyncio.Task[None] | None = None
+        self.tag = ""
+
+    async def start(self) -> None:
+        owner = self._owner
+        await owner._opened()
+        if owner._choices.baseline:
+            declared = {name: value for name, value in owner._options.items() if name in ("durable", "arguments")}
+            source = self._source(owner._base, None, declared)
+            self.tag = await source.start(owner._connection, **self._options)
+        else:
+            self.tag = self._options.pop("consumer_tag", None) or f"tenancy.{id(self):x}"
+            await self._take_up()
+        self._following = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        sources, self._sources = list(self._sources.values()), {}
+        await asyncio.gather(*(source.close() for source in sources), *self._leaving)
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(_FOLLOW_EVERY)
+            try:
+                for source in tuple(self._sources.values()):
+                    await source.keep_known(self._owner._connection)
+                if not self._owner._choices.baseline:
+                    await self._take_up()
+            except (*GONE, asyncio.TimeoutError):
+                continue  # the connection is on its way back, or closed for good
+
+    async def _take_up(self) -> None:
+        """
+        Consume the queues that the table has for this sandbox, and no others.
+        """
+        owner = self._owner
+        lives = set(owner._choices.lives())
+        for life in [life for life in self._sources if life is not None and life not in lives]:
+            source = self._sources.pop(life)
+            leaving = asyncio.create_task(source.close())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        for life in lives - self._sources.keys():
+            try:
+                # A channel for each: one that is closed, because a queue is gone, must not take the others along.
+                channel = owner._connection.channel()
+                await channel.initialize()
+                await channel.set_qos(prefetch_count=owner._prefetch + owner._hold)
+                queue = await channel.get_queue(life.names.queue)
+                source = self._source(queue, life, {})
+                await source.start(owner._connection, **self._options)
+            except (AMQPError, *GONE) as error:
+                self._sources.pop(life, None)
+                logging.getLogger("tenancy").debug("the queue %s is not there yet: %r", life.names.queue, error)
+
+    def _source(self, queue: Any, life: Life | None, declared: Mapping[str, Any]) -> Source:
+        owner = self._owner
+        source = Source(
+            owner._choices,
+            owner._forwarder,
+            queue,
+            self._give,
+            hold=owner._hold,
+            epoch=0 if life is None else life.epoch,
+            declared=declared,
+        )
+        self._sources[life] = source
+        return source
+
+
+class SelectiveIterator:
+    """
+    The messages of a `SelectiveQueue`, one after the other.
+    """
+
+    def __init__(self, queue: SelectiveQueue, options: Mapping[str, Any]) -> None:
+        self._queue = queue
+        self._options = {name: value for name, value in options.items() if name != "timeout"}
+        self._timeout = options.get("timeout")
+        self._ready: asyncio.Queue[tuple[Any, Choice, Source]] = asyncio.Queue()
+        self._tag: str | None = None
+        self._deciding: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> SelectiveIterator:
+        if self._tag is None:
+            self._tag = await self._queue._consume(self._put, self._options)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    def __aiter__(self) -> SelectiveIterator:
+        return self
+
+    async def __anext__(self) -> Any:
+        await self.__aenter__()
+        while True:
+            message, choice, source = await asyncio.wait_for(self._ready.get(), self._timeout)
+            if self._queue._choices.stands(choice):
+                return message
+            # It had to wait for those before it, and meanwhile it may have become somebody else's.
+            deciding = asyncio.create_task(source.decide(message))
+            self._deciding.add(deciding)
+            deciding.add_done_callback(self._deciding.discard)
+
+    async def close(self) -> None:
+        """
+        Stop consuming; what was not taken goes back to its queue.
+        """
+        tag, self._tag = self._tag, None
+        if tag is not None:
+            running = [running for running in self._queue._running if running.tag == tag]
+            for source in (source for found in running for source in found._sources.values()):
+                await source.cancel()
+            while not self._ready.empty():
+                message, _, _ = self._ready.get_nowait()
+                try:
+                    await message.nack(requeue=True)
+                except GONE:
+                    pass
+            await self._queue.cancel(tag)
+
+    async def _put(self, message: Any, choice: Choice, source: Source) -> None:
+        if not await self._queue._dead_lettered(message, choice):
+            self._ready.put_nowait((message, choice, source))

@@ -1,0 +1,139 @@
+"""
+Sending a message on with aio-pika: a copy is published, and only what the broker has confirmed and routed counts as sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from enum import Enum
+from typing import Any
+
+from ..._optional import extra
+from ...observe import warn_once
+from ...routes import Route
+from .choice import Choices
+from .copies import copy_headers, original_of
+
+with extra("rabbitmq", "aio_pika"):
+    from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
+
+__all__ = ["Forwarder", "Outcome", "restore"]
+
+#: What a client raises where its channel or connection is gone.
+GONE = (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError)
+
+
+class Outcome(Enum):
+    """
+    What became of a copy.
+    """
+
+    #: The broker has it, in a queue.
+    SENT = "sent"
+    #: The broker found no queue for it, and has given it back.
+    RETURNED = "returned"
+    #: The broker has refused it, or cannot be had: it may have it, or not.
+    FAILED = "failed"
+
+
+class Forwarder:
+    """
+    Publishes copies, on a channel of its own: what goes wrong there is nothing to the messages that are being consumed.
+
+    Args:
+        connection: The connection.
+        choices: Knows what leads to a sandbox.
+    """
+
+    def __init__(self, connection: Any, choices: Choices) -> None:
+        self._connection = connection
+        self._choices = choices
+        self._channel: Any = None
+        self._opening = asyncio.Lock()
+
+    async def forward(self, message: Any, route: Route | None) -> Outcome:
+        """
+        Publish a copy of a message. The message itself is still to be acknowledged.
+
+        Args:
+            message: The message, as it was received.
+            route: Whose it is; None: it goes to the baseline's queue.
+        """
+        if route is None:
+            exchange, amqp_routing_key, epoch = "", self._choices.queue, 0
+        else:
+            exchange, amqp_routing_key, epoch = self._choices.names(route).exchange, message.routing_key or "", route.generation
+        properties = message.properties
+        properties.headers = copy_headers(
+            message.headers,
+            epoch=epoch,
+            exchange=message.exchange or "",
+            amqp_routing_key=message.routing_key or "",
+            user_id=message.user_id,
+            message_id=message.message_id,
+        )
+        properties.user_id = None
+        # By this the client finds out which of several copies under way has come back.
+        properties.message_id = uuid.uuid4().hex
+        try:
+            channel = await self._ready()
+            # What limits how much is under way is how much may be delivered without an acknowledgement.
+            await channel.basic_publish(
+                message.body, exchange=exchange, routing_key=amqp_routing_key, properties=properties, mandatory=True, wait=False
+            )
+        except PublishError:
+            return Outcome.RETURNED
+        except (DeliveryError, *GONE) as error:
+            warn_once(
+                f"forward:{self._choices.queue}:{type(error).__name__}",
+                "%s: a message of %s could not be forwarded (%r) and is tried again; see that its sandbox reads, and whether %s is full. "
+                "Further ones are not logged.",
+                self._choices.adapter,
+                self._choices.queue,
+                error,
+                exchange or amqp_routing_key,
+            )
+            return Outcome.FAILED
+        return Outcome.SENT
+
+    async def close(self) -> None:
+        """
+        Close the channel.
+        """
+        if self._channel is not None and not self._channel.is_closed:
+            await self._channel.close()
+
+    async def _ready(self) -> Any:
+        channel = self._channel
+        if channel is None or channel.is_closed:
+            async with self._opening:
+                if self._channel is None:
+                    opened = self._connection.channel(publisher_confirms=True, on_return_raises=True)
+                    await opened.initialize()
+                    self._channel = opened
+                elif self._channel.is_closed:
+                    await self._channel.reopen()
+                channel = self._channel
+        return await channel.get_underlay_channel()
+
+
+def restore(message: Any) -> None:
+    """
+    Make a received message look as it did before it was forwarded.
+
+    Args:
+        message: An ``aio_pika.IncomingMessage`` that nobody has seen yet.
+    """
+    original = original_of(
+        message.headers,
+        exchange=message.exchange or "",
+        amqp_routing_key=message.routing_key or "",
+        user_id=message.user_id,
+        message_id=message.message_id,
+    )
+    message.headers = original.headers
+    message.exchange = original.exchange
+    message.routing_key = original.amqp_routing_key
+    message.user_id = original.user_id
+    message.message_id = original.message_id

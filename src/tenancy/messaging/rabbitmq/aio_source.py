@@ -1,0 +1,225 @@
+"""
+One queue on the broker, consumed with aio-pika: each message is handed on, sent on, or kept until it can be said whose it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from ..._optional import extra
+from ...errors import ConfigurationError
+from ...observe import warn_once
+from ...routes import Action
+from .aio_forward import GONE, Forwarder, Outcome, restore
+from .choice import Choice, Choices
+from .copies import is_copy
+from .membership import REGISTER_EVERY, Membership
+
+with extra("rabbitmq", "aio_pika"):
+    from aio_pika import IncomingMessage
+
+__all__ = ["Give", "OwnedMessage", "Source"]
+
+#: Gets a message that is this process's, what was decided about it, and the source, which decides again where the message has to wait.
+Give = Callable[[Any, Choice, "Source"], Awaitable[None]]
+
+# How often it is looked whether a message that is kept can be decided on.
+_LOOK_EVERY = 0.05
+# What could not be sent on, or has no room, is tried again, or given back, after so many seconds.
+_AGAIN = 1.0
+
+
+class OwnedMessage(IncomingMessage):
+    """
+    A message of which it was decided already that it is this process's. Instances have no room for more than that.
+    """
+
+    __slots__ = ()
+
+
+class Source:
+    """
+    One queue on the broker.
+
+    Args:
+        choices: Decides.
+        forwarder: Sends on.
+        queue: The ``aio_pika`` queue.
+        give: Gets what is this process's.
+        hold: How many messages may be kept.
+        epoch: The life of the key whose queue it is; 0: it is the baseline's.
+        declared: With what options the queue was declared, where that is known.
+    """
+
+    def __init__(
+        self,
+        choices: Choices,
+        forwarder: Forwarder,
+        queue: Any,
+        give: Give,
+        *,
+        hold: int,
+        epoch: int = 0,
+        declared: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._choices = choices
+        self._forwarder = forwarder
+        self.queue = queue
+        self._give = give
+        self._hold = hold
+        self._epoch = epoch
+        self.tag: str | None = None
+        #: Whether no message is begun any more.
+        self.leaving = False
+        self._given: list[Any] = []
+        self._deciding = 0
+        self._member = Membership(choices, queue.name, declared)
+        self._marked: Any = None
+        self._registered = 0.0
+
+    async def start(self, connection: Any, **options: Any) -> str:
+        """
+        Make this consumer known, and start it; return its tag.
+
+        Args:
+            connection: The connection.
+            options: As for ``queue.consume``.
+        """
+        await self.keep_known(connection)
+        self.tag = await self.queue.consume(self.decide, **options)
+        return self.tag
+
+    async def keep_known(self, connection: Any) -> None:
+        """
+        Make sure that the broker and the route store know of this consumer, also after the connection was lost; call it now and then.
+        """
+        if self._marked is None or self._marked.is_closed:
+            channel = connection.channel()
+            await channel.initialize()
+            # A robust channel would declare it again by the same name, which the broker may still have for the connection that was lost.
+            options = {"robust": False} if hasattr(connection, "reconnect_callbacks") else {}
+            await channel.declare_queue(self._member.renew(), exclusive=True, **options)
+            self._marked = channel
+            self._registered = 0.0
+        now = asyncio.get_running_loop().time()
+        if not self._registered or now - self._registered > REGISTER_EVERY:
+            self._registered = now
+            await asyncio.to_thread(self._member.register)
+
+    async def cancel(self) -> None:
+        """
+        Stop the consumer; what was not begun goes back to the queue.
+        """
+        self.leaving = True
+        tag, self.tag = self.tag, None
+        if tag is not None and not self.queue.channel.is_closed:
+            try:
+                await self.queue.cancel(tag)
+            except GONE:
+                pass
+
+    async def close(self) -> None:
+        """
+        Stop the consumer, wait until everything that was handed on is acknowledged, and be known no more.
+        """
+        await self.cancel()
+        while self.busy and not self.queue.channel.is_closed:  # noqa: ASYNC110 - clients tell nobody of an acknowledgement
+            await asyncio.sleep(_LOOK_EVERY)
+        await asyncio.to_thread(self._member.unregister)
+        for channel in (self._marked, self.queue.channel if self._epoch else None):
+            if channel is not None and not channel.is_closed:
+                try:
+                    if channel is self._marked:
+                        await channel.queue_delete(self._member.mark)
+                    await channel.close()
+                except GONE:
+                    pass
+
+    @property
+    def busy(self) -> bool:
+        """
+        Whether a message that was handed on is not acknowledged yet, or one is being sent on.
+        """
+        self._given = [message for message in self._given if not message.processed]
+        return bool(self._given or self._deciding)
+
+    async def decide(self, message: Any) -> None:
+        """
+        Decide on a message that was delivered, as long as that takes, and do what is to be done.
+        """
+        self._deciding += 1
+        try:
+            choice = await self._decided(message)
+            if choice is None:
+                return
+            self._given.append(message)
+            if len(self._given) > 2 * self._hold:
+                self._given = [given for given in self._given if not given.processed]
+        finally:
+            self._deciding -= 1
+        message.__class__ = OwnedMessage
+        await self._give(message, choice, self)
+
+    async def _decided(self, message: Any) -> Choice | None:
+        if "x-stream-offset" in message.headers:
+            raise ConfigurationError(
+                f"{self.queue.name} is a stream, and messages of streams cannot be handed over; use a classic or quorum queue"
+            )
+        returned = 0
+        try:
+            while True:
+                choice = self._choose(message, returned)
+                if choice is not None and choice.action is Action.OWN:
+                    if is_copy(message.headers):
+                        restore(message)
+                    return choice
+                if choice is not None and choice.action is Action.SKIP:
+                    await _answer(message.ack())
+                    return None
+                if choice is not None and choice.action is Action.FORWARD:
+                    outcome = await self._forwarder.forward(message, choice.route)
+                    if outcome is Outcome.SENT:
+                        await _answer(message.ack())
+                        return None
+                    if outcome is Outcome.RETURNED and choice.route is not None:
+                        returned = choice.route.generation
+                        continue
+                # It is kept, and not given back to come again: what is given back stands at the head of the queue, in the way of all others,
+                # and a quorum queue counts how often it came.
+                self._choices.hold(message)
+                if self.leaving:
+                    await _answer(message.nack(requeue=True))
+                    return None
+                if message.channel.is_closed:  # the broker has it back
+                    return None
+                await asyncio.sleep(_LOOK_EVERY if choice is not None and choice.verdict.held else _AGAIN)
+        finally:
+            self._choices.unhold(message)
+
+    def _choose(self, message: Any, returned: int) -> Choice | None:
+        """
+        Decide on a message; None where that raises, as a function for *accept* may.
+        """
+        try:
+            return self._choices.choose(message.headers, epoch=self._epoch, returned=returned)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be lost by it
+            warn_once(
+                f"undecided:{type(error).__qualname__}",
+                "%s: whose a message of %s is could not be decided: %r. It is kept until that is mended. Further ones are not logged.",
+                self._choices.adapter,
+                self.queue.name,
+                error,
+            )
+            return None
+
+
+async def _answer(answer: Awaitable[None]) -> None:
+    """
+    Send the broker an answer. Where its channel is gone the broker has taken the message back already.
+    """
+    try:
+        await answer
+    except GONE:
+        return

@@ -1,0 +1,320 @@
+"""
+Which messages of a queue are this process's, and where the others go; for every client of RabbitMQ. It knows no client and does no I/O.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from opentelemetry.context import Context
+
+from ...config import Accept
+from ...context import with_key
+from ...errors import ConfigurationError
+from ...key import RoutingKey
+from ...observe import count, report_malformed, watch_held
+from ...propagator import read
+from ...routes import Action, Identity, LiveRoutes, Route, RouteSource, RouteTable, Verdict
+from ...routes.admission import Admission
+from ...routes.delivery import Delivery, decide_delivery
+from ...routes.judge import Judge
+from .copies import returned_epoch
+from .names import Names, names_of
+
+__all__ = ["Choice", "Choices", "EveryChoice", "Life"]
+
+
+class Life(NamedTuple):
+    """
+    A queue that a sandbox reads.
+
+    Args:
+        key: The routing key whose messages are in it.
+        epoch: The life of that key.
+        names: What it is called.
+    """
+
+    key: RoutingKey
+    epoch: int
+    names: Names
+
+
+class Choice(NamedTuple):
+    """
+    What becomes of one message.
+
+    Args:
+        verdict: Whose it is, and why.
+        key: The key under which it is handled.
+        malformed: Whether something stood in it where a key should be that cannot be one.
+        table: The table by which that was decided.
+    """
+
+    verdict: Verdict
+    key: RoutingKey | None = None
+    malformed: bool = False
+    table: RouteTable | None = None
+
+    @property
+    def action(self) -> Action:
+        """
+        What to do with it.
+        """
+        return self.verdict.action
+
+    @property
+    def route(self) -> Route | None:
+        """
+        Where it is forwarded; None: to the baseline's queue.
+        """
+        return self.verdict.route
+
+    @property
+    def context(self) -> Context:
+        """
+        The OpenTelemetry context in which it is handled: the current one, with its key or, on purpose, with none.
+        """
+        return with_key(self.key)
+
+
+class Choices:
+    """
+    Decides on the messages of one queue of the baseline, or of a sandbox's in its place.
+
+    Args:
+        adapter: Who asks, for counters and logs, such as ``aio_pika``.
+        queue: The baseline's queue.
+        workload: This process's workload; default the setting.
+        accept: Which keys are accepted; default the setting, else those that the table knows.
+        routes: The live route table; default the one of the settings.
+
+    Raises:
+        IdentityError: If it is not said who this process is.
+        ConfigurationError: If there is no route source.
+    """
+
+    def __init__(
+        self,
+        adapter: str,
+        queue: str,
+        *,
+        workload: str | None = None,
+        accept: Accept | None = None,
+        routes: LiveRoutes | None = None,
+    ) -> None:
+        if not queue:
+            raise ConfigurationError(f"the queue is {queue!r}; give the name that the baseline uses")
+        self.adapter = adapter
+        self.queue = queue
+        self._judge = Judge(adapter, workload=workload, routes=routes)
+        self._routes = self._judge.routes
+        self._accept = Admission(adapter, accept=accept, routes=self._routes).accept
+        # When each message that is kept was met, so that the first is known.
+        self._held: dict[int, float] = {}
+        watch_held(self)
+
+    @property
+    def identity(self) -> Identity:
+        """
+        Who this process is.
+        """
+        return self._judge.identity
+
+    @property
+    def baseline(self) -> bool:
+        """
+        Whether it is the baseline.
+        """
+        return self._judge.identity.sandbox is None
+
+    @property
+    def source(self) -> RouteSource:
+        """
+        Where the route table comes from.
+        """
+        return self._routes.source
+
+    def table(self) -> RouteTable | None:
+        """
+        Return the route table as it was last read.
+        """
+        return self._routes.peek()
+
+    async def synced(self) -> None:
+        """
+        Wait for the route table, and make sure that it knows this workload and says in which life a key is.
+
+        Raises:
+            RoutesNotSyncedError: If the deadline of the settings passed.
+            IdentityError: If the table does not know this workload.
+            ConfigurationError: If the table is of a kind that says nothing of lives.
+        """
+        await self._judge.synced()
+        self._check()
+
+    def wait_synced(self) -> None:
+        """
+        Like `synced`, for a thread.
+        """
+        self._judge.wait_synced()
+        self._check()
+
+    def _check(self) -> None:
+        table = self._routes.table
+        if table.lease is None:
+            raise ConfigurationError(
+                f"{self.source.name} does not say when a key's messages are forwarded to a sandbox, so {self.queue} cannot be read by it; "
+                "use a route store (TENANCY_ROUTES: sqlite, postgresql or redis), or @consumer and a queue for each sandbox"
+            )
+
+    # What becomes of a message
+
+    def choose(self, headers: Mapping[str, Any] | None, *, epoch: int = 0, returned: int = 0) -> Choice:
+        """
+        Decide on a message that was delivered; the verdict is counted, unless it is to be kept.
+
+        Args:
+            headers: Its headers, as they came.
+            epoch: The life of the key whose queue it was taken from; 0: the baseline's queue.
+            returned: The life for which it has just been forwarded in vain; 0: what its headers say.
+        """
+        given = {} if headers is None else headers
+        reading = read(given, adapter=self.adapter)
+        key = reading.key
+        if reading.malformed is not None:
+            report_malformed(self.adapter, reading.malformed, "the message counts as one without a routing key")
+            key = None
+        key = self._accepted(key)
+        delivery = Delivery(self.queue, epoch, 0)
+        if key is not None and not epoch:
+            delivery = delivery._replace(returned=returned or returned_epoch(given))
+        view = self._routes.view()
+        table = None if view is None else view.table
+        verdict = decide_delivery(key, delivery, self._judge.identity, table, fresh=view is not None and view.fresh())
+        if verdict.held:
+            self._routes.hurry()
+        else:
+            self._judge.record(verdict)
+        return Choice(verdict, self._context_key(verdict.key), reading.malformed is not None, table)
+
+    def stands(self, choice: Choice) -> bool:
+        """
+        Return whether what was decided still holds, for a message that is about to be handled only now.
+        """
+        if choice.verdict.key is None and self.baseline:
+            return True
+        view = self._routes.view()
+        return view is not None and view.table is choice.table and view.fresh()
+
+    def key(self, headers: Any) -> RoutingKey | None:
+        """
+        Return the key under which a message that is this process's is handled.
+        """
+        reading = read(headers, adapter=self.adapter)
+        return None if reading.malformed is not None else self._context_key(self._accepted(reading.key))
+
+    def _accepted(self, key: RoutingKey | None) -> RoutingKey | None:
+        accept = self._accept
+        if key is None or accept in ("all", "known"):  # what the table knows is part of the decision
+            return key
+        if accept == "none" or not accept(key):  # type: ignore[operator]
+            count("tenancy.keys.refused", {"adapter": self.adapter})
+            return None
+        return key
+
+    def _context_key(self, key: RoutingKey | None) -> RoutingKey | None:
+        if key is None or self._accept != "known":
+            return key
+        table = self._routes.peek()
+        return key if table is not None and table.knows(key) else None
+
+    # Which queues
+
+    def lives(self) -> Iterator[Life]:
+        """
+        Return the queues that a sandbox's process reads, as far as the table is known.
+        """
+        table = self._routes.peek()
+        if table is None:
+            return
+        for row in table.handovers(self._judge.identity.workload):
+            if row.sandbox == self._judge.identity.sandbox and row.forwarded and self.queue in row.queues:
+                yield Life(row.key, row.epoch, names_of(self.queue, row.key, row.epoch))
+
+    def names(self, route: Route) -> Names:
+        """
+        Return what leads to the sandbox of a route.
+        """
+        return names_of(self.queue, route.key, route.generation)
+
+    # What is kept
+
+    def hold(self, message: object) -> None:
+        """
+        Note that a message is kept, since it cannot be said yet whose it is.
+        """
+        self._held.setdefault(id(message), time.monotonic())
+
+    def unhold(self, message: object) -> None:
+        """
+        Note that it is kept no longer.
+        """
+        self._held.pop(id(message), None)
+
+    def held(self) -> tuple[int, float]:
+        """
+        Return how many messages are kept, and for how many seconds the first of them.
+        """
+        since = next(iter(self._held.values()), None)
+        return len(self._held), 0.0 if since is None else time.monotonic() - since
+
+    def labels(self) -> dict[str, str]:
+        """
+        Return by what its metrics are told apart.
+        """
+        return {"adapter": self.adapter, "workload": self._judge.identity.workload}
+
+
+class EveryChoice(Choices):
+    """
+    What is decided where tenancy is switched off: everything is this process's, without a key.
+
+    Args:
+        queue: The queue.
+    """
+
+    def __init__(self, queue: str) -> None:
+        self.adapter = ""
+        self.queue = queue
+        self._held = {}
+
+    @property
+    def baseline(self) -> bool:
+        return True
+
+    @property
+    def source(self) -> Any:
+        return None
+
+    def table(self) -> None:
+        return None
+
+    async def synced(self) -> None:
+        return
+
+    def wait_synced(self) -> None:
+        return
+
+    def choose(self, headers: Mapping[str, Any] | None, *, epoch: int = 0, returned: int = 0) -> Choice:  # noqa: ARG002 - as above
+        return _EVERY
+
+    def stands(self, choice: Choice) -> bool:  # noqa: ARG002 - as above
+        return True
+
+    def key(self, headers: Any) -> None:  # noqa: ARG002 - as above
+        return None
+
+
+_EVERY = Choice(Verdict(Action.OWN, "tenancy is switched off", "off"))
