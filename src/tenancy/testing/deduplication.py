@@ -9,8 +9,8 @@ import threading
 import time
 
 from ..errors import DeduplicationError
-from ..messaging.deduplication import RETENTION, TTL, Claim, Outcome
-from ..messaging.deduplication._base import InThreads, counted
+from ..messaging.deduplication import Claim, Outcome
+from ..messaging.deduplication._base import RETENTION, TTL, InThreads, counted
 from ..messaging.deduplication._records import (
     CLAIMED,
     DONE,

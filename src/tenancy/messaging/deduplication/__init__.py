@@ -8,8 +8,8 @@ remembers, `scope_of` names within what, and `once` does the rest.
 
 from __future__ import annotations
 
-from ._base import RETENTION, TTL, Deduplication, open_deduplication, scope_of
+from ._base import Deduplication, open_deduplication, scope_of
 from ._once import once
 from ._records import Claim, Outcome
 
-__all__ = ["RETENTION", "TTL", "Claim", "Deduplication", "Outcome", "once", "open_deduplication", "scope_of"]
+__all__ = ["Claim", "Deduplication", "Outcome", "once", "open_deduplication", "scope_of"]

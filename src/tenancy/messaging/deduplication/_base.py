@@ -205,8 +205,8 @@ def open_deduplication(url: str, *, ttl: float = TTL, retention: float = RETENTI
     Args:
         url: ``redis://host/0``, ``postgresql://user@host/database`` or ``sqlite:///path/to/messages.db``.
         ttl: Seconds after which a claim expires: more than it takes to handle a message, or two may be at it at once; and no more than its
-            copy may wait when a claimant died.
-        retention: Seconds for which it is remembered that a message was handled: more than its copy can be under way.
+            copy may wait when a claimant died. Default a minute.
+        retention: Seconds for which it is remembered that a message was handled: more than its copy can be under way. Default a day.
 
     Raises:
         ConfigurationError: If the URL names none, or a time is none.
