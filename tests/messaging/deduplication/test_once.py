@@ -20,6 +20,7 @@ from tenancy.errors import DeduplicationError
 from tenancy.messaging import deduplication as package
 from tenancy.messaging.deduplication import Claim, Outcome, once, scope_of
 from tenancy.messaging.deduplication._base import counted as count_claim
+from tenancy.messaging.deduplication._base import whole
 from tenancy.messaging.deduplication._once import pause_before
 from tenancy.messaging.deduplication._records import name_of
 from tenancy.testing import MemoryDeduplication
@@ -210,6 +211,28 @@ async def test_who_is_cancelled_at_work_has_given_back_before_it_ends(memory: Me
     with pytest.raises(asyncio.CancelledError):
         await task
     assert memory.claim(SCOPE, "m-1").ours
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_call_is_made_to_its_end(fails: bool) -> None:
+    """Also where the caller is cancelled, and before that goes on; how the call ended is nobody's then."""
+    ended: list[bool] = []
+
+    async def call() -> None:
+        await asyncio.sleep(0.1)
+        ended.append(True)
+        if fails:
+            raise DeduplicationError("the connection was refused")
+
+    task = asyncio.create_task(whole(call()))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended
+    if fails:
+        with pytest.raises(DeduplicationError):
+            await whole(call())
 
 
 @given(st.floats(0, 100), st.integers(0, 2000), st.floats(0.001, 100))

@@ -156,6 +156,9 @@ class SQLContract(ServerContract):
                 handle.done_within(claim, connection)
                 handle.done_within(claim, connection)
                 connection.execute(EFFECTS.insert().values(name="m-1"))
+                start = time.monotonic()
+                assert handle.done(claim) is True
+                assert time.monotonic() - start < 0.5, "it has waited for the transaction that it is in"
                 if commits:
                     connection.commit()
                 else:

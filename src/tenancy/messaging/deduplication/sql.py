@@ -20,7 +20,7 @@ from ._records import CLAIMED, DONE, Claim, Outcome, Record, check_seconds, fini
 
 with extra("sqlalchemy", "sqlalchemy"):
     import sqlalchemy
-    from sqlalchemy import Column, Connection, Double, Index, MetaData, Table, Text, and_, not_, or_
+    from sqlalchemy import Column, Connection, Double, Index, MetaData, Table, Text, and_, or_
     from sqlalchemy.orm import Session
 
 if TYPE_CHECKING:
@@ -220,9 +220,8 @@ class SQLDeduplication(InThreads):
         if writes:
             insert = self._database.insert(_MESSAGES).values(**row, until=self._database.clock + self.retention)
             changed = {name: insert.excluded[name] for name in ("state", "token", "owner", "until")}
-            # Where there was no row to lock, somebody may have come in between: only what is remembered as done stays as it is.
-            remembered = and_(_COLUMNS.state == DONE, _COLUMNS.until > self._database.clock)
-            connection.execute(insert.on_conflict_do_update(index_elements=_KEY, set_=changed, where=not_(remembered)))
+            # Also where there was no row to lock, and somebody has come in between.
+            connection.execute(insert.on_conflict_do_update(index_elements=_KEY, set_=changed))
         return ours
 
     def _released(self, connection: Connection, key: dict[str, str], token: str) -> bool:
