@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
@@ -107,6 +107,17 @@ def together(calls: list[Callable[[], T]]) -> list[T]:
         return list(pool.map(started, calls))
 
 
+def answered(call: Callable[[], T]) -> T:
+    """Make a call again where it was not answered in time: SQLite lets one in after the other, and of a hundred some wait longer."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return call()
+        except DeduplicationError as error:
+            if time.monotonic() > end or ("locked" not in str(error) and "in use by other threads" not in str(error)):
+                raise
+
+
 def outcomes(claims: list[Claim]) -> dict[str, int]:
     """How many there are of each outcome."""
     found = [claim.outcome.value for claim in claims]
@@ -117,11 +128,11 @@ def outcomes(claims: list[Claim]) -> dict[str, int]:
 CLAIMANTS = """
 import json, sys, time
 from tenancy.messaging.deduplication import open_deduplication
-from tests.messaging.deduplication.contract import SCOPE, together
+from tests.messaging.deduplication.contract import SCOPE, answered, together
 url, start, threads, ids = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
 deduplication = open_deduplication(url)
 time.sleep(max(0, start - time.time()))
-calls = [lambda: [deduplication.claim(SCOPE, name).outcome.value for name in ids]] * threads
+calls = [lambda: [answered(lambda: deduplication.claim(SCOPE, name)).outcome.value for name in ids]] * threads
 print(json.dumps(together(calls)))
 """
 
@@ -130,9 +141,6 @@ class DeduplicationContract:
     """
     The contract; a subclass gives the fixture `place`, a new one for each test.
     """
-
-    #: How many claim at once: a hundred, or as many as the place lets in within its time-out.
-    crowd: ClassVar[int] = 100
 
     @pytest.fixture(params=["threads", "asyncio"])
     def opened(self, place: Place, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
@@ -339,12 +347,11 @@ class DeduplicationContract:
     def test_of_a_hundred_that_claim_at_once_one_wins(self, place: Place, opened: Callable[..., Any]) -> None:
         """A new message, one whose claim expired, one that was given back, and one whose retention is over."""
         handles = [opened(ttl=30, retention=600) for _ in range(4)]
-        calls = [lambda handle=handle: handle.claim(SCOPE, "m-1") for handle in handles] * (self.crowd // 4)
-        expected = {"ours": 1, "busy": self.crowd - 1}
+        calls = [lambda handle=handle: answered(lambda: handle.claim(SCOPE, "m-1")) for handle in handles] * 25
 
         def winner() -> Claim:
             claims = together(calls)
-            assert outcomes(claims) == expected
+            assert outcomes(claims) == {"ours": 1, "busy": 99}
             return next(claim for claim in claims if claim.ours)
 
         winner()
@@ -352,7 +359,7 @@ class DeduplicationContract:
         assert handles[0].release(winner()) is True
         claim = winner()
         assert handles[1].done(claim) is True
-        assert outcomes(together(calls)) == {"done": self.crowd}
+        assert outcomes(together(calls)) == {"done": 100}
         place.age(601)
         winner()
 
@@ -455,12 +462,12 @@ class DeduplicationContract:
                 return claim.outcome
 
         try:
-            found = await asyncio.gather(*(handled(number) for number in range(self.crowd)))
+            found = await asyncio.gather(*(handled(number) for number in range(100)))
         finally:
             await handle.aclose()
             handle.close()
         assert len(ran) == 1
-        assert sorted(found) == [Outcome.DONE] * (self.crowd - 1) + [Outcome.OURS]
+        assert sorted(found) == [Outcome.DONE] * 99 + [Outcome.OURS]
 
     def test_one_handle_in_several_loops(self, place: Place) -> None:
         """One loop after the other, and threads between them, use one handle."""
@@ -537,7 +544,7 @@ class ServerContract(DeduplicationContract):
         """Four processes with as many threads each claim the same messages: each is claimed by one."""
         assert place.url is not None
         names = [f"m-{number}" for number in range(5)]
-        arguments = [place.url, str(time.time() + 2.5), str(self.crowd // 4), json.dumps(names)]
+        arguments = [place.url, str(time.time() + 2.5), "25", json.dumps(names)]
         command = [sys.executable, "-c", CLAIMANTS, *arguments]
         processes = [
             subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) for _ in range(4)
@@ -547,9 +554,9 @@ class ServerContract(DeduplicationContract):
             out, _ = process.communicate(timeout=60)
             assert process.returncode == 0
             found += json.loads(out)
-        assert len(found) == self.crowd
+        assert len(found) == 100
         for of_one in zip(*found, strict=True):
-            assert sorted(of_one) == ["busy"] * (self.crowd - 1) + ["ours"]
+            assert sorted(of_one) == ["busy"] * 99 + ["ours"]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
     def test_a_forked_child_has_connections_of_its_own(self, place: Place) -> None:

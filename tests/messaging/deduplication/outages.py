@@ -4,7 +4,6 @@ What a deduplication on a server does while the server does not: silent, frozen,
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -60,11 +59,10 @@ class OutageContract:
         assert handle.claim(SCOPE, "m-1").ours
         assert (await handle.aclaim(SCOPE, "m-1")).busy
         server.stop()
-        await asyncio.sleep(0.1)  # the loop sees that the connection was closed
         start = time.monotonic()
-        with pytest.raises(DeduplicationError, match="refused"):
+        with pytest.raises(DeduplicationError, match=r"refused|connecting to"):
             handle.claim(SCOPE, "m-2")
-        with pytest.raises(DeduplicationError, match="refused"):
+        with pytest.raises(DeduplicationError, match=r"refused|connecting to"):
             await handle.aclaim(SCOPE, "m-2")
         assert time.monotonic() - start < PATIENCE
         server.start()
@@ -72,7 +70,6 @@ class OutageContract:
         assert (await handle.aclaim(SCOPE, "m-4")).ours
         server.stop()
         server.start()
-        await asyncio.sleep(0.1)
         assert handle.claim(SCOPE, "m-5").ours
         assert (await handle.aclaim(SCOPE, "m-6")).ours
         await handle.aclose()

@@ -4,7 +4,9 @@ Deduplication in Redis: the contract, and what is different about Redis.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis as client_library
@@ -94,6 +96,24 @@ class TestRedis(OutageContract, ServerContract):
         assert handle.done(claim) is True
         place.client.script_flush()
         assert handle.claim(SCOPE, "m-1").done
+        handle.close()
+
+    async def test_connections_that_were_closed(self, place: RedisPlace) -> None:
+        """A server or a proxy that closes idle connections is not noticed by whoever calls, in threads or in a loop."""
+        handle = place.open()
+        claim, other = handle.claim(SCOPE, "m-1"), await handle.aclaim(SCOPE, "m-2")
+        calls: list[Callable[[], Any]] = [
+            lambda: handle.done(claim),
+            lambda: handle.adone(other),
+            lambda: handle.aclaim(SCOPE, "m-3"),
+            lambda: handle.claim(SCOPE, "m-4"),
+        ]
+        for call in calls:
+            place.client.client_kill_filter(_type="normal", skipme=True)
+            answer = call()
+            answer = await answer if inspect.isawaitable(answer) else answer
+            assert answer is True or answer.ours
+        await handle.aclose()
         handle.close()
 
     def test_a_replica_is_refused(self, own_service: Callable[[str], services.Service]) -> None:

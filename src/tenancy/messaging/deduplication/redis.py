@@ -27,6 +27,8 @@ with extra("redis", "redis"):
 
 __all__ = ["RedisDeduplication", "open_deduplication"]
 
+_AGAIN = (redis.ConnectionError,)
+
 # A record is one key, with a time to live: "state token owner". An expired one is gone, so no script has to look at a clock. Each script does
 # what `_records` decides, and no other command comes in between.
 
@@ -82,11 +84,17 @@ class RedisDeduplication:
         query = dict(parse_qsl(parts.query))
         self._prefix = f"{query.pop('prefix', 'tenancy:')}message:"
         self._address = urlunsplit(parts._replace(query=urlencode(query)))
-        # A call that is tried again has no time-out.
-        self._options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "decode_responses": True}
+        # A call on a connection that turns out to be closed is made once more: all of them can be, since each has a token. What has taken too
+        # long is not.
+        self._options: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "retry_on_error": list(_AGAIN),
+            "decode_responses": True,
+        }
         try:
             # A child that is forked has connections of its own: redis-py sees to that.
-            self._client = redis.Redis.from_url(self._address, retry=Retry(NoBackoff(), 0), **self._options)
+            self._client = redis.Redis.from_url(self._address, retry=Retry(NoBackoff(), 1, _AGAIN), **self._options)
             pool = self._client.connection_pool
             pool.connection_class(**pool.connection_kwargs)  # so that options are checked now
         except (ValueError, TypeError) as error:
@@ -203,7 +211,7 @@ class RedisDeduplication:
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            client = redis.asyncio.Redis.from_url(self._address, retry=AsyncRetry(NoBackoff(), 0), **self._options)
+            client = redis.asyncio.Redis.from_url(self._address, retry=AsyncRetry(NoBackoff(), 1, _AGAIN), **self._options)
             self._clients[loop] = client
         with self._connected():
             return await client.register_script(script)([key], arguments)
