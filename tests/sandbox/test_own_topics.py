@@ -139,6 +139,8 @@ class Stage:
 @pytest.fixture
 def world(kafka: str) -> Iterator[World]:
     made = World(kafka)
+    made.store = MemoryStore(lease=0.5)  # of which each test waits three
+    made.store.write([put_workload(WORKLOAD)])
     yield made
     made.close()
 
@@ -289,7 +291,7 @@ def test_two_controllers_make_one(stage: Stage) -> None:
         except HandoverError as error:
             ended.append(error)
 
-    for _ in range(3):
+    for _ in range(2):
         threads = [threading.Thread(target=create) for _ in range(3)]
         for thread in threads:
             thread.start()
