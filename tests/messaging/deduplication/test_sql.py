@@ -354,6 +354,18 @@ class TestSQLite(SQLContract):
         place.open().install()
         return place
 
+    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        """It is made by the first call, whichever that is, and again when somebody has removed it."""
+        place = SQLitePlace(tmp_path / "new.db")
+        handle = place.open()
+        assert outcomes(together([lambda: handle.claim(SCOPE, "m-1")] * 10)) == {"ours": 1, "busy": 9}
+        place.path.unlink()
+        claim = handle.claim(SCOPE, "m-1")
+        assert claim.ours
+        place.path.unlink()
+        assert handle.done(claim) is False
+        assert handle.claim(SCOPE, "m-1").done
+
     def test_a_database_that_cannot_be_made(self, tmp_path: Path) -> None:
         """The error says why, and what has another table of the name is left as it is."""
         with pytest.raises(DeduplicationError, match=r"there is no folder .*missing to make messages.db in"):

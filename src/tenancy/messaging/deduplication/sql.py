@@ -13,7 +13,7 @@ from weakref import WeakSet
 from ..._optional import extra
 from ...errors import ClaimLostError, ConfigurationError, DeduplicationError, RouteSourceError
 from ...observe import warn_once
-from ...routes.stores._shared import DAY, TIMEOUT
+from ...routes.stores._shared import DAY, TIMEOUT, NoTableError
 from ...routes.stores._urls import hidden, without_secrets
 from ._base import RETENTION, TTL, InThreads, counted
 from ._records import CLAIMED, DONE, Claim, Outcome, Record, check_seconds, finished, given_up, judged, name_of, new_token, owner_of
@@ -261,6 +261,9 @@ class SQLDeduplication(InThreads):
         try:
             try:
                 return self._once(work, making)
+            except NoTableError:
+                if making:
+                    raise
             except sqlalchemy.exc.DBAPIError as error:
                 if making or not self._database.missing(error):
                     raise
