@@ -20,6 +20,7 @@ from ..routes.lives import abandon, activate, begin_create, begin_delete, claim_
 from ..routes.stores import Put, RouteStore, put_handover, put_workload, table_of
 from .forks import Fork, Progress, checked
 from .groups import Groups
+from .leftovers import Leftover, Leftovers
 from .own_topics import OwnTopics
 from .queues import Queues
 
@@ -71,6 +72,7 @@ class Controller:
         self._groups = Groups(store, kafka)
         self._own = OwnTopics(store, kafka)
         self._queues = Queues(store, rabbit)
+        self._leftovers = Leftovers(store, rabbit)
         # What passes: a step is taken again until the deadline.
         self._passing: tuple[type[Exception], ...] = (RouteSourceError,)
         if kafka is not None:
@@ -139,6 +141,7 @@ class Controller:
                 self._write(begin_delete(row))
         ended = [self._delete(row, end, drained_by, remaining) for row in rows]
         self._until(lambda: self._own.remove(RoutingKey(sandbox)), "topics of its own to be gone", end)
+        self._until(lambda: self._leftovers.remove(sandbox), "queues that a create has left to be gone", end)
         return ended
 
     def status(self, sandbox: str | None = None) -> list[Handover]:
@@ -146,6 +149,12 @@ class Controller:
         Return the lives of all keys of a sandbox, or of all sandboxes.
         """
         return [row for row in self._table().handovers() if sandbox is None or row.sandbox == sandbox]
+
+    def left(self, sandbox: str) -> list[Leftover]:
+        """
+        Return what creates of a sandbox that were killed have left on RabbitMQ; `delete` removes what of it is empty and not used.
+        """
+        return self._leftovers.of(sandbox)
 
     def remade(self, row: Handover) -> list[str]:
         """
@@ -203,6 +212,7 @@ class Controller:
             row = self._row(first.workload, first.key)
             self._tell(row)
             if row.state is State.NONE or row.epoch != first.epoch:
+                self._queues.leave(first)
                 ended = first._replace(state=State.NONE, version=row.version)
                 if ended.groups:
                     # Whoever was put out of its group just now would begin anew where its commits are gone.
@@ -256,6 +266,7 @@ class Controller:
 
     def _reclaim(self, row: Handover, end: float, remaining: Remaining) -> None:
         if row.claimant != self.name:
+            self._queues.leave(row)
             # Of somebody who may still be at work, and then is left in peace: two would take it from one another for ever.
             patience = now() + _PATIENCE * outwait(self._store.head().lease)
             while now() < patience:

@@ -105,10 +105,18 @@ class Queues:
         for base in row.queues:
             assert self._rabbit is not None  # noqa: S101 - checked before
             state = self._rabbit.state(base)
-            known = [member for member in self._readers(row.workload, base) if not member.sandbox]
+            known = [member for member in self.readers(row.workload, base) if not member.sandbox]
             if state is not None and state.consumers > len(known):
                 found.append(Strangers(base, state.consumers - len(known)))
         return found
+
+    def readers(self, workload: str, queue: str) -> list[Member]:
+        """
+        Return the registered consumers of a queue whose connection lives.
+        """
+        rabbit = self._rabbit
+        assert rabbit is not None  # noqa: S101 - checked before
+        return [member for member in self._members(workload) if queue in member.topics and rabbit.alive(member.member)]
 
     def close_in(self, row: Handover) -> None:
         """
@@ -128,6 +136,14 @@ class Queues:
         waiting = [self._drain(row, base, names) for base, names in self._names(row)]
         return "; ".join(filter(None, waiting))
 
+    def leave(self, row: Handover) -> None:
+        """
+        Let somebody else take out what is left.
+        """
+        for _, names in self._names(row):
+            if self._rabbit is not None:
+                self._rabbit.unlock(names)
+
     def _drain(self, row: Handover, base: str, names: Names) -> str:
         rabbit = self._rabbit
         assert rabbit is not None  # noqa: S101 - checked before
@@ -139,7 +155,7 @@ class Queues:
         self._moved[names.queue] = (returned + moved.returned, dropped + moved.dropped)
         state = rabbit.state(names.queue)
         if state is not None:
-            readers = self._readers(row.workload, names.queue)
+            readers = self.readers(row.workload, names.queue)
             if readers or state.consumers or state.ready:
                 self._quiet.pop(names.queue, None)
                 if not readers and not state.consumers:
@@ -180,11 +196,3 @@ class Queues:
 
     def _members(self, workload: str) -> list[Member]:
         return [member for member in self._store.members(workload) if not member.group]
-
-    def _readers(self, workload: str, queue: str) -> list[Member]:
-        """
-        Return the registered consumers of a queue whose connection lives.
-        """
-        rabbit = self._rabbit
-        assert rabbit is not None  # noqa: S101 - checked before
-        return [member for member in self._members(workload) if queue in member.topics and rabbit.alive(member.member)]

@@ -75,6 +75,23 @@ class RabbitBroker:
         """
         return self._session.run(lambda channel: _state(channel, queue))
 
+    def is_there(self, names: Names) -> bool:
+        """
+        Return whether a sandbox's queue, or something that leads to it, is there.
+
+        Raises:
+            QueueError: If the broker does not answer.
+        """
+
+        async def look(channel: Any) -> bool:
+            try:
+                await channel.get_exchange(names.exchange, ensure=True)
+            except ChannelNotFoundEntity:
+                return False
+            return True
+
+        return any(self.state(queue) is not None for queue in (names.queue, names.dead)) or self._session.run(look)
+
     def alive(self, mark: str) -> bool:
         """
         Return whether the connection lives that has declared an exclusive queue.
