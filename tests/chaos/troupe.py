@@ -125,9 +125,9 @@ class Troupe:
         """
         actor.spec.sign("freeze").unlink(missing_ok=True)
 
-    def pause(self, actor: Actor, seconds: float, during: Callable[[], object] | None = None) -> None:
+    def pause(self, actor: Actor, seconds: float, during: Callable[[], object] | None = None, *, last: bool = False) -> None:
         """
-        Stop a process for so long, or for longer if what is done meanwhile takes longer.
+        Stop a process for so long, or for longer if what is done meanwhile takes longer; *last*: it is killed without going on.
         """
         began = clock()
         self._signal(actor, signal.SIGSTOP)
@@ -137,6 +137,8 @@ class Troupe:
             self.sleep(max(0.0, began + seconds - clock()))
         finally:
             self.note("pause", actor, clock() - began, at=began)
+            if last:
+                self.kill(actor)
             self._signal(actor, signal.SIGCONT)
 
     def note(self, kind: str, actor: Actor | None = None, seconds: float = 0.0, *, at: float | None = None) -> None:
