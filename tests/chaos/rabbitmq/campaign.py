@@ -33,11 +33,13 @@ class Outcome(NamedTuple):
         report: What the checker says.
         left_behind: The queues and exchanges that were still there.
         missed: The bars that were missed, in words.
+        version: The broker's.
     """
 
     report: Report
     left_behind: tuple[str, ...]
     missed: tuple[str, ...]
+    version: str
 
 
 def run(plan: Plan, rabbitmq: Service, directory: Path, *, tell: Callable[[str, int, int], None]) -> Outcome:
@@ -84,7 +86,7 @@ def run(plan: Plan, rabbitmq: Service, directory: Path, *, tell: Callable[[str, 
             stage.stop(worker)
         report = stage.report()
         left = tuple(stage.left_behind())
-        return Outcome(report, left, _missed(plan, report, left))
+        return Outcome(report, left, _missed(plan, report, left), stage.version())
 
 
 def _thread(stage: Stage, work: Callable[[], None]) -> threading.Thread:

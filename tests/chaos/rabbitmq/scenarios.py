@@ -78,16 +78,18 @@ def _finished(stage: Stage, manager: Actor) -> None:
 
 def _cut_while_forwarding(stage: Stage, baseline: list[Actor]) -> None:
     """
-    The baseline's processes lose their connections, and one its life, while they forward.
+    The baseline's processes lose their connections, and their lives, while they forward.
     """
     _created(stage)
     for _ in range(2):
         for each in baseline:
             stage.cut(each)
             stage.sleep(1)
-    stage.kill(baseline[0])
-    baseline[0] = stage.again(baseline[0])
-    stage.ready(baseline[0])
+    for number, each in enumerate(baseline):
+        stage.more(_KEY, _SIDE)
+        stage.kill(each)
+        baseline[number] = stage.again(each)
+        stage.ready(baseline[number])
 
 
 def _reader_that_misses_the_end(stage: Stage, baseline: list[Actor]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import aio_pika
+import aiormq
 from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.exceptions import ChannelLockedResource
 
@@ -171,6 +172,12 @@ class Stage(Troupe):
         """
         return asyncio.run(self._left())
 
+    def version(self) -> str:
+        """
+        Return the broker's version.
+        """
+        return asyncio.run(_version(self._rabbitmq))
+
     async def _declared(self) -> None:
         connection = await aio_pika.connect(self._rabbitmq)
         async with connection:
@@ -206,6 +213,14 @@ class Stage(Troupe):
             mutant=self._mutant,
             **fields,
         )
+
+
+async def _version(url: str) -> str:
+    connection = await aiormq.connect(url)
+    try:
+        return str(connection.server_properties["version"])
+    finally:
+        await connection.close()
 
 
 async def _there(connection: Any, name: str, *, exchange: bool = False) -> bool:
