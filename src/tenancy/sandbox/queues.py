@@ -124,8 +124,11 @@ class Queues:
     def _drain(self, row: Handover, base: str, names: Names) -> str:
         rabbit = self._rabbit
         assert rabbit is not None  # noqa: S101 - checked before
-        if not rabbit.lock(names):
-            return f"somebody else, who moves what is left in {names.queue}"
+        if not rabbit.holds(names):
+            # What was seen before that, somebody else may have had in his hands.
+            self._quiet.pop(names.queue, None)
+            if not rabbit.lock(names):
+                return f"somebody else, who moves what is left in {names.queue}"
         moved = rabbit.move(base, names, "drop" if row.late == "drop" else "baseline")
         returned, dropped = self._moved.get(names.queue, (0, 0))
         self._moved[names.queue] = (returned + moved.returned, dropped + moved.dropped)

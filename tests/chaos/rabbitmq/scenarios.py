@@ -97,8 +97,11 @@ def _reader_that_misses_the_end(stage: Stage, baseline: list[Actor]) -> None:
     A process of the baseline goes on forwarding for a while when nothing takes it any more.
     """
     _created(stage)
+    manager = stage.manager("delete", _SANDBOX, _KEY, wait=True)
+    stage.ready(manager)
     stage.freeze(baseline[0])
-    _finished(stage, stage.manager("delete", _SANDBOX, _KEY))
+    stage.go(manager)
+    _finished(stage, manager)
     stage.thaw(baseline[0])
 
 
@@ -126,8 +129,10 @@ def _sandbox_in_the_dark(stage: Stage, baseline: list[Actor]) -> None:
     """
     worker = _created(stage, slow=1.0)
     stage.more(_KEY, 2 * _SIDE)
+    manager = stage.manager("delete", _SANDBOX, _KEY, wait=True)
+    stage.ready(manager)
     stage.freeze(worker)
-    manager = stage.manager("delete", _SANDBOX, _KEY)
+    stage.go(manager)
     stage.sleep(LEASE + 3)
     stage.thaw(worker)
     _finished(stage, manager)
@@ -191,8 +196,10 @@ def _alone_in_the_dark(stage: Stage, baseline: list[Actor]) -> None:
     """
     stage.stop(baseline[1])
     _created(stage)
+    manager = stage.manager("delete", _SANDBOX, _KEY, wait=True)
+    stage.ready(manager)
     stage.freeze(baseline[0])
-    manager = stage.manager("delete", _SANDBOX, _KEY)
+    stage.go(manager)
     stage.wait("the sandbox to be deleted", lambda: stage.state(_KEY) == "deleting")
     stage.sleep(LEASE + 1)
     stage.thaw(baseline[0])

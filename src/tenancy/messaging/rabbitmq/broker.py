@@ -177,13 +177,20 @@ class RabbitBroker:
     def remove(self, names: Names) -> None:
         """
         Delete a sandbox's queue, which is empty, with what led to it; what is gone already is no error.
-        """
 
-        async def step(channel: Any) -> None:
-            for queue in (names.queue, names.dead):  # nor is it to delete what is not there
-                await channel.queue_delete(queue)
+        Raises:
+            QueueError: If we are not, or not any more, the only one who moves what is left; see `lock`.
+        """
+        held = self._locks.get(names.lock)
+
+        async def step(_: Any) -> None:
+            # On the lock's own channel: where the lock is lost, somebody else may have a message of the queue in his hands.
+            if held is None or held.is_closed:
+                raise QueueError(f"the lock of {names.queue} is lost")
+            for queue in (names.queue, names.dead):  # nor is it an error to delete what is not there
+                await held.queue_delete(queue)
             for exchange in (names.exchange, names.back):
-                await channel.exchange_delete(exchange)
+                await held.exchange_delete(exchange)
 
         self._run(step)
         self.unlock(names)
@@ -194,8 +201,7 @@ class RabbitBroker:
         """
         Be the only one who moves what is left, for as long as the connection lives; return whether we are.
         """
-        held = self._locks.get(names.lock)
-        if held is not None and not held.is_closed:
+        if self.holds(names):
             return True
 
         async def step(channel: Any) -> bool:
@@ -207,6 +213,13 @@ class RabbitBroker:
             return True
 
         return self._run(step, keep=True)
+
+    def holds(self, names: Names) -> bool:
+        """
+        Return whether we are the only one who moves what is left, as far as is known.
+        """
+        held = self._locks.get(names.lock)
+        return held is not None and not held.is_closed
 
     def unlock(self, names: Names) -> None:
         """
@@ -277,7 +290,8 @@ class RabbitBroker:
         return QueueState(result.message_count or 0, result.consumer_count or 0)
 
     async def _channel(self) -> Any:
-        if self._connection is None or self._connection.is_closed:
+        # A connection that was lost does not count as closed, which is what whoever has it would do.
+        if self._connection is None or self._connection.is_closed or not self._connection.connected.is_set():
             self._locks.clear()  # with their connection
             self._connection = await aio_pika.connect(
                 self._url, timeout=_TIMEOUT, client_properties={"connection_name": "tenancy controller"}
