@@ -79,24 +79,30 @@ def _watch_store(store: Any, journal: Journal) -> None:
 
 def _watch_broker(journal: Journal, spec: Spec) -> None:
     """
-    Write down what is about to be moved, and wait, before a queue is deleted, where the stage says so.
+    Write down what is about to be moved, and wait, before a queue is closed or removed, where the stage says so.
     """
-    publish, remove = broker._publish_back, RabbitBroker.remove
-    held, there = spec.sign("hold-remove"), spec.sign("at-remove")
+    publish = broker._publish_back
 
     async def publishing(channel: Any, base: str, message: Any) -> None:
         journal.write(Took(message.correlation_id, spec.name, os.getpid(), clock()))
         await publish(channel, base, message)
         time.sleep(spec.slow)
 
-    def removing(self: Any, names: Any) -> None:
+    broker._publish_back = publishing
+    RabbitBroker.close_in = _gated("close", RabbitBroker.close_in, spec)  # type: ignore[method-assign]
+    RabbitBroker.remove = _gated("remove", RabbitBroker.remove, spec)  # type: ignore[method-assign]
+
+
+def _gated(what: str, step: Any, spec: Spec) -> Any:
+    held, there = spec.sign(f"hold-{what}"), spec.sign(f"at-{what}")
+
+    def gated(*args: Any, **options: Any) -> None:
         there.touch()
         while held.exists():
             time.sleep(0.02)
-        remove(self, names)
+        step(*args, **options)
 
-    broker._publish_back = publishing
-    RabbitBroker.remove = removing  # type: ignore[method-assign]
+    return gated
 
 
 if __name__ == "__main__":

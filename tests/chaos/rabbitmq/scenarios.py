@@ -17,7 +17,6 @@ __all__ = ["SCENARIOS", "Scenario", "play"]
 
 _KEY, _SANDBOX = "pr-1", "sb-1"
 _SIDE = 30
-_RATE = 150.0
 
 
 class Scenario(NamedTuple):
@@ -28,11 +27,13 @@ class Scenario(NamedTuple):
         what: What the mutant leaves out or does.
         figure: Which of the checker's figures must not be 0.
         act: What happens.
+        rate: Messages a second.
     """
 
     what: str
     figure: str
     act: Callable[[Stage, list[Actor]], None]
+    rate: float = 150.0
 
 
 def play(name: str, rabbitmq: str, directory: Path, *, mutant: bool = True) -> Report:
@@ -51,7 +52,7 @@ def play(name: str, rabbitmq: str, directory: Path, *, mutant: bool = True) -> R
     """
     with Stage(rabbitmq, directory, mutant=name if mutant else "", deadline=90) as stage:
         baseline = [stage.worker(f"baseline-{number}", kind=kind) for number, kind in enumerate(("callback", "iterator"))]
-        producer = stage.producer(_RATE, [_KEY])
+        producer = stage.producer(SCENARIOS[name].rate, [_KEY])
         stage.ready(*baseline, producer)
         stage.more(_KEY, _SIDE)
         SCENARIOS[name].act(stage, baseline)
@@ -114,7 +115,7 @@ def _late_publish(stage: Stage, baseline: list[Actor]) -> None:
     stage.more(_KEY, _SIDE)
     before = stage.taken(baseline[0])
     stage.wait("something to be forwarded late", lambda: stage.taken(baseline[0]) or before)
-    manager = stage.manager("delete", _SANDBOX, _KEY, hold=True)
+    manager = stage.manager("delete", _SANDBOX, _KEY, hold="remove")
     stage.wait("the queue to be empty", lambda: manager.spec.sign("at-remove").exists() or stage.ended(manager))
     stage.release(baseline[0])
     stage.sleep(1)
@@ -127,8 +128,8 @@ def _sandbox_in_the_dark(stage: Stage, baseline: list[Actor]) -> None:
     """
     A sandbox with much to do does not hear that it is deleted.
     """
-    worker = _created(stage, slow=1.0)
-    stage.more(_KEY, 2 * _SIDE)
+    worker = _created(stage, slow=0.8)
+    stage.more(_KEY, 6 * _SIDE)
     manager = stage.manager("delete", _SANDBOX, _KEY, wait=True)
     stage.ready(manager)
     stage.freeze(worker)
@@ -155,22 +156,17 @@ def _sandbox_that_hangs(stage: Stage, baseline: list[Actor]) -> None:
     _finished(stage, manager)
 
 
-def _mover_that_is_overtaken(stage: Stage, baseline: list[Actor]) -> None:
+def _deleter_that_is_overtaken(stage: Stage, baseline: list[Actor]) -> None:
     """
-    A mover stands still before it deletes the queue, and loses its connection; another one ends the life, and the next one begins.
+    A controller stands still before it closes the queue; another one ends the life, the next one begins, and then it goes on.
     """
     stage.stop(_created(stage))
-    first = stage.manager("delete", _SANDBOX, _KEY, hold=True)
-    stage.wait("the queue to be empty", lambda: first.spec.sign("at-remove").exists())
-    stage.cut(first)
-    stage.sleep(0.5)
+    first = stage.manager("delete", _SANDBOX, _KEY, hold="close")
+    stage.wait("the sandbox to be deleted", lambda: first.spec.sign("at-close").exists())
     _finished(stage, stage.manager("delete", _SANDBOX, _KEY))
-    _finished(stage, stage.manager("create", _SANDBOX, _KEY))
-    stage.more(_KEY, _SIDE)  # nobody reads yet
+    _created(stage)
     stage.release(first)
     _finished(stage, first)
-    worker = stage.worker("sb-1-next", sandbox=_SANDBOX)
-    stage.ready(worker)
     stage.more(_KEY, _SIDE)
     _finished(stage, stage.manager("delete", _SANDBOX, _KEY))
 
@@ -211,9 +207,9 @@ SCENARIOS: dict[str, Scenario] = {
     "R1": Scenario("acknowledges before the broker has confirmed the copy", "lost", _cut_while_forwarding),
     "R2": Scenario("has no alternate exchange, and takes what came back for sent", "lost", _reader_that_misses_the_end),
     "R3": Scenario("leaves the sandbox's queue bound while it is deleted", "lost", _late_publish),
-    "R4": Scenario("moves what is left before the lease is over", "wrong_owner", _sandbox_in_the_dark),
+    "R4": Scenario("moves what is left before the lease is over", "wrong_owner", _sandbox_in_the_dark, 300.0),
     "R7": Scenario("deletes a queue of which messages are in somebody's hands", "lost", _sandbox_that_hangs),
-    "R9": Scenario("calls the queue of each life of a key the same", "lost", _mover_that_is_overtaken),
+    "R9": Scenario("calls the queue of each life of a key the same", "wrong_owner", _deleter_that_is_overtaken),
     "R10": Scenario("says that a key is active before the lease is over", "wrong_owner", _reader_in_the_dark),
     "R11": Scenario("forwards again what came back", "looped", _alone_in_the_dark),
     "R14": Scenario("decides by a table older than the lease", "wrong_owner", _reader_in_the_dark),

@@ -84,15 +84,16 @@ class Stage(Troupe):
         self.keys = tuple(keys)
         return self._start(self._spec("producer", rate=rate, keys=(*keys, KEY_OF_NOBODY)), "producer")
 
-    def manager(self, act: str, sandbox: str, key: str, *, slow: float = 0.0, wait: bool = False, hold: bool = False) -> Actor:
+    def manager(self, act: str, sandbox: str, key: str, *, slow: float = 0.0, wait: bool = False, hold: str = "") -> Actor:
         """
-        Start a controller process; *wait*: it begins when told by `go`; *hold*: it deletes no queue before it is told by `release`.
+        Start a controller process; *wait*: it begins when told by `go`; *hold*: it does not ``close`` or ``remove`` a queue before it is
+        told by `release`.
         """
         spec = self._spec(f"{act}-{sandbox}-{next(self._numbers)}", act=act, sandbox=sandbox, key=key, slow=slow)
         if wait:
             spec.sign("wait").touch()
         if hold:
-            spec.sign("hold-remove").touch()
+            spec.sign(f"hold-{hold}").touch()
         return self._start(spec, "manager")
 
     # What is done to them
@@ -107,7 +108,7 @@ class Stage(Troupe):
         """
         Let a process go on that waits.
         """
-        for what in ("hold-forward", "hold-remove"):
+        for what in ("hold-forward", "hold-close", "hold-remove"):
             actor.spec.sign(what).unlink(missing_ok=True)
 
     def cut(self, actor: Actor) -> None:

@@ -107,7 +107,9 @@ class Reception:
 
     def _owned(self, record: Any) -> bool:
         headers = record.headers
-        if (not headers or self._absent(headers)) and record.topic not in self._selection.own_topics():
+        if (not headers or self._absent(headers)) and (
+            self._selection.baseline or record.topic not in self._selection.own_topics()
+        ):
             self._selection.unkeyed += 1
             return self._selection.baseline
         size = 100 + max(record.serialized_key_size, 0) + max(record.serialized_value_size, 0)

@@ -179,14 +179,12 @@ class RabbitBroker:
         Delete a sandbox's queue, which is empty, with what led to it; what is gone already is no error.
 
         Raises:
-            QueueError: If we are not, or not any more, the only one who moves what is left; see `lock`.
+            QueueError: If the broker does not answer, or if we are not the only one who moves what is left; see `lock`.
         """
-        held = self._locks.get(names.lock)
 
         async def step(_: Any) -> None:
             # On the lock's own channel: where the lock is lost, somebody else may have a message of the queue in his hands.
-            if held is None or held.is_closed:
-                raise QueueError(f"the lock of {names.queue} is lost")
+            held = self._held(names)
             for queue in (names.queue, names.dead):  # nor is it an error to delete what is not there
                 await held.queue_delete(queue)
             for exchange in (names.exchange, names.back):
@@ -247,11 +245,13 @@ class RabbitBroker:
             tell: Is told now and then what was moved so far.
 
         Raises:
-            QueueError: If the broker does not answer, or takes a message back; what was not moved is still in the queue.
+            QueueError: If the broker does not answer, or takes a message back, or if we are not the only one who moves what is left; what
+                was not moved is still in the queue.
         """
 
         async def step(channel: Any) -> Moved:
             moved = Moved()
+            self._held(names)
             if await self._state(channel, names.queue) is None:
                 return moved
             channel = await self._channel()
@@ -288,6 +288,12 @@ class RabbitBroker:
             return None
         result = found.declaration_result
         return QueueState(result.message_count or 0, result.consumer_count or 0)
+
+    def _held(self, names: Names) -> Any:
+        held = self._locks.get(names.lock)
+        if held is None or held.is_closed:
+            raise QueueError(f"the lock of {names.queue} is lost, and somebody else may have messages of it in his hands")
+        return held
 
     async def _channel(self) -> Any:
         # A connection that was lost does not count as closed, which is what whoever has it would do.
