@@ -218,7 +218,7 @@ class Controller:
                     # Whoever was put out of its group just now would begin anew where its commits are gone.
                     self._wait_settled(ended, end)
                     self._delete_groups(ended, end)
-                return row
+                return row if row.epoch == first.epoch else ended
             if row.state is State.CREATING:
                 self._write(abandon(row))
                 return None
