@@ -128,6 +128,7 @@ EXTRAS: Mapping[str, Row] = {
             "tenancy.messaging.kafka.confluent",
             "tenancy.messaging.kafka.confluent_assignment",
             "tenancy.messaging.kafka.confluent_choice",
+            "tenancy.messaging.kafka.confluent_guard",
             "tenancy.messaging.kafka.confluent_offsets",
             "tenancy.messaging.kafka.confluent_transactions",
             "tenancy.messaging.kafka.gap",
@@ -140,6 +141,7 @@ EXTRAS: Mapping[str, Row] = {
         (
             "tenancy.messaging.aiokafka",
             "tenancy.messaging.kafka.aio",
+            "tenancy.messaging.kafka.aio_guard",
             "tenancy.messaging.kafka.aio_membership",
             "tenancy.messaging.kafka.aio_offsets",
             "tenancy.messaging.kafka.aio_reception",
@@ -149,7 +151,8 @@ EXTRAS: Mapping[str, Row] = {
     "faststream": Row("faststream", ("tenancy.messaging.faststream",), beside=("aiokafka",)),
     "rabbitmq": Row(
         "aio_pika",
-        ("tenancy.messaging.aio_pika",),
+        ("tenancy.messaging.aio_pika", "tenancy.messaging.rabbitmq.broker", "tenancy.messaging.rabbitmq.session")
+        + tuple(f"tenancy.messaging.rabbitmq.{name}" for name in ("aio", "aio_forward", "aio_source")),
         tests=("tests/messaging/test_aio_pika.py",),
         beside=opentelemetry("aio-pika"),
     ),
