@@ -22,12 +22,19 @@ LOG = os.environ["APP_LOG"]
 if "APP_TRACED" in os.environ:
     from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
-    CeleryInstrumentor().instrument()
+    CeleryInstrumentor().instrument(use_span_links=os.environ["APP_TRACED"] == "links")
 
 app = Celery("tests", broker=os.environ["APP_BROKER"], backend=f"file://{os.environ['APP_RESULTS']}")
 app.conf.update(
     task_default_queue=QUEUE,
-    task_queues=[Queue(QUEUE, durable=True, queue_arguments=json.loads(os.environ.get("APP_ARGUMENTS", "{}")))],
+    task_queues=[
+        Queue(
+            QUEUE,
+            durable=True,
+            auto_delete="APP_AUTO_DELETE" in os.environ,
+            queue_arguments=json.loads(os.environ.get("APP_ARGUMENTS", "{}")),
+        )
+    ],
     task_acks_late="APP_LATE" in os.environ,
     task_compression=os.environ.get("APP_COMPRESSION"),
     worker_prefetch_multiplier=int(os.environ.get("APP_PREFETCH", "4")),

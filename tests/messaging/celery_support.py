@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,15 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tenancy.key import RoutingKey
 from tenancy.messaging.rabbitmq.broker import RabbitBroker
 from tenancy.messaging.rabbitmq.names import names_of
-from tenancy.key import RoutingKey
 from tenancy.routes import Handover
 from tenancy.routes.stores import open_store, put_workload
 from tenancy.sandbox import Controller, Fork
 from tests.messaging.support import WORKLOAD
 
-__all__ = ["Workers", "until"]
+__all__ = ["Workers", "running", "until"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,7 +77,19 @@ class Workers:
         who = {"TENANCY_ROLE": "baseline"} if sandbox is None else {"TENANCY_SANDBOX": sandbox}
         number = len(self._processes)
         output = self.place / f"worker-{number}.txt"
-        command = ["-A", "tests.messaging.celery_app", "worker", "-P", pool, "-c", "2", "-n", f"w{number}@{self.queue}", "-l", "INFO"]
+        command = [
+            "-A",
+            "tests.messaging.celery_app",
+            "worker",
+            "-P",
+            pool,
+            "-c",
+            "2",
+            "-n",
+            f"w{number}@{self.queue}",
+            "-l",
+            "INFO",
+        ]
         with output.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "celery", *command, *options],
@@ -104,9 +117,37 @@ class Workers:
         """Run code that sends tasks, in a process that knows nothing of itself."""
         code = f"import tenancy\nfrom celery import chain, chord, group\nfrom tests.messaging.celery_app import *\n{code}"
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", code], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=90, check=False
         )
         assert done.returncode == 0, done.stderr
+
+    @contextmanager
+    def traffic(self, every: float = 0.01) -> Iterator[None]:
+        """Have tasks sent all the while, with and without the key; what was sent, and when, is a line in a file."""
+        code = f"""
+import time, json, pathlib
+number, place = 0, pathlib.Path({str(self.place)!r})
+with (place / "sent.jsonl").open("a") as sent:
+    while not (place / "stop").exists():
+        for key in ("pr-1", None):
+            number += 1
+            name = f"{{number}}"
+            print(json.dumps({{"name": name, "key": key, "from": time.time()}}), file=sent)
+            with tenancy.scope(key):
+                work.apply_async((name, 0.002), countdown=0.5 if number % 10 < 2 else None)
+        time.sleep({every})
+"""
+        sender = threading.Thread(target=self.send, args=(code,))
+        sender.start()
+        try:
+            yield
+        finally:
+            (self.place / "stop").touch()
+            sender.join()
+
+    def sent(self) -> list[dict[str, Any]]:
+        """Return what `traffic` has sent."""
+        return [json.loads(line) for line in (self.place / "sent.jsonl").read_text().splitlines()]
 
     def did(self, *names: str) -> list[dict[str, Any]]:
         """Return the lines of the log, in order."""

@@ -151,6 +151,18 @@ EXTRAS: Mapping[str, Row] = {
         tests=("tests/messaging/test_aio_pika.py",),
         beside=opentelemetry("aio-pika"),
     ),
+    "celery": Row(
+        "celery",
+        (
+            "tenancy.messaging.celery",
+            "tenancy.messaging.rabbitmq.celery_begin",
+            "tenancy.messaging.rabbitmq.celery_forward",
+            "tenancy.messaging.rabbitmq.celery_selection",
+            "tenancy.messaging.rabbitmq.celery_source",
+        ),
+        tests=("tests/messaging/test_celery.py",),
+        beside=opentelemetry("celery"),
+    ),
     "sqlalchemy": Row(
         "sqlalchemy",
         ("tenancy.data.sqlalchemy", "tenancy.routes.stores.sql"),

@@ -8,26 +8,24 @@ more when it is begun: between the two it may have waited for its time, for a ra
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from ..._optional import extra
 from ...config import Accept
-from ...context import attached, with_key
+from ...context import attached
 from ...errors import ConfigurationError
-from ...key import RoutingKey
 from ...observe import warn_once
 from ...propagator import inject
 from ...routes import Action, LiveRoutes, Route
+from .celery_begin import Beginnings, write_key
 from .celery_forward import Errands, Forwarder, Loop, Outcome, restore
-from .celery_source import Delivered, Source, declared_of
+from .celery_source import Delivered, Source, check_worker, declared_of
 from .choice import Choice, Choices, Life
 from .copies import is_copy
 
 with extra("celery", "celery"):
-    from celery.exceptions import TaskRevokedError
     from celery.worker import state
     from kombu.entity import Queue
 
@@ -68,7 +66,7 @@ class Selection:
     """
 
     def __init__(self, consumer: Any, options: Options) -> None:
-        _check(consumer)
+        check_worker(consumer)
         self._c = consumer
         self._options = options
         self._choices: dict[str, Choices] = {}
@@ -80,11 +78,8 @@ class Selection:
         self._lives: dict[Life, Source] = {}
         self._leaving: list[Source] = []
         self._kept: dict[int, Delivered] = {}
-        self._queued: deque[Callable[[], Any]] = deque()
-        self._running: set[Any] = set()
-        # The message that Celery is being given.
-        self._given: Delivered | None = None
         self._loop = Loop(consumer.hub)
+        self._beginnings = Beginnings(self._loop, self._decide)
         self._broker = Errands("tenancy-celery-forward", self._loop)
         self._store = Errands("tenancy-celery-register", self._loop)
         self._forwarder = Forwarder(consumer.app, "celery")
@@ -146,7 +141,7 @@ class Selection:
         self._sources.clear()
         self._by_tag.clear()
         self._lives.clear()
-        self._queued.clear()
+        self._beginnings.forget()
 
     def close(self) -> None:
         """
@@ -198,6 +193,12 @@ class Selection:
         return source
 
     # Each message
+
+    def requested(self, request: Any) -> None:
+        """
+        Take note of the request that Celery has made of a message.
+        """
+        self._beginnings.requested(request)
 
     def received(self, message: Any, handle: Callable[[Any], Any]) -> None:
         """
@@ -259,7 +260,7 @@ class Selection:
         delivered.choice = choice
         if delivered.request is not None:  # it has waited, and is begun now
             source.unbegun[id(delivered)] = delivered
-            _write_key(delivered.request.request_dict, choice.key)
+            write_key(delivered.request.request_dict, choice.key)
             state.task_reserved(delivered.request)
             self._c.on_task_request(delivered.request)
             return
@@ -267,12 +268,8 @@ class Selection:
             restore(message, delivered.raw)
         # What the pool is given says what was decided here, where the route table is.
         message.headers = inject(message.headers, key=choice.key, binary=False)
-        self._given = delivered
-        try:
-            with attached(choice.context):
-                delivered.handle(message)
-        finally:
-            self._given = None
+        with attached(choice.context), self._beginnings.given(delivered):
+            delivered.handle(message)
 
     def _forward(self, delivered: Delivered, route: Route | None) -> None:
         source = delivered.source
@@ -333,64 +330,6 @@ class Selection:
             answer()
         except (*self._c.connection_errors, *self._c.channel_errors):
             return  # the broker has it back
-
-    # Beginning a task
-
-    def requested(self, request: Any) -> None:
-        """
-        Take note of the request that Celery has made of a message, and be asked before its task is begun.
-        """
-        delivered = self._given
-        if delivered is None or delivered.choice is None:
-            return
-        delivered.request = request
-        delivered.source.unbegun[id(delivered)] = delivered
-        _write_key(request.request_dict, delivered.choice.key)
-        request.execute_using_pool = partial(self._begin, delivered, request.execute_using_pool)
-        # What fails outside of the pool is dealt with here, and may send tasks of its own.
-        for name in ("on_failure", "on_timeout"):
-            setattr(request, name, partial(_with_key, delivered, getattr(request, name)))
-
-    def _begin(self, delivered: Delivered, original: Callable[..., Any], pool: Any, **options: Any) -> Any:
-        source, request = delivered.source, delivered.request
-        if delivered.given_back:
-            state.task_ready(request)
-            raise TaskRevokedError(request.id)
-        if _queues(pool) and len(self._running) >= pool.limit:
-            self._queued.append(partial(self._begin, delivered, original, pool, **options))
-            return None
-        assert delivered.choice is not None  # noqa: S101 - it was handed to Celery
-        if source.leaving or not source.choices.stands(delivered.choice):
-            again = None if source.leaving else source.choices.choose(delivered.raw.headers, epoch=source.epoch)
-            if again is None or again.action is not Action.OWN:
-                source.unbegun.pop(id(delivered), None)
-                source.deciding[id(delivered)] = delivered
-                state.task_ready(request)
-                self._decide(delivered)
-                raise TaskRevokedError(request.id)
-            delivered.choice = again
-            _write_key(request.request_dict, again.key)
-        source.begin(delivered)
-        if _queues(pool):
-            self._running.add(request)
-            for name in ("on_success", "on_failure"):
-                setattr(request, name, partial(self._ended, request, getattr(request, name)))
-        return original(pool, **options)
-
-    def _ended(self, request: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(*args, **kwargs)
-        finally:
-            self._loop.call(partial(self._next, request))
-
-    def _next(self, request: Any) -> None:
-        self._running.discard(request)
-        if self._queued:
-            begin = self._queued.popleft()
-            try:
-                begin()
-            except TaskRevokedError:
-                self._next(request)
 
     # Now and then
 
@@ -458,38 +397,3 @@ class Selection:
                 self._c.qos.decrement_eventually()
             state.task_ready(delivered.request)
             self._give_back(delivered)
-
-
-def _check(consumer: Any) -> None:
-    with extra("celery", "celery"):
-        from kombu.transport.pyamqp import Transport
-    transport = consumer.app.connection_for_read().transport
-    if not isinstance(transport, Transport):
-        raise ConfigurationError(
-            f"the broker is reached by {type(transport).__module__}, and tasks can be handed over on RabbitMQ alone (amqp://, amqps://), "
-            "since others have no way to send a task on and know that it has arrived. With setup(app, select=False) the key is carried on every "
-            "broker; give each sandbox a queue of its own then"
-        )
-    if consumer.hub is None:
-        raise ConfigurationError(
-            "the pool is gevent or eventlet, with which tasks cannot be handed over, since the worker has no event loop of its own; use "
-            "--pool prefork, threads or solo, or setup(app, select=False), which only carries the key"
-        )
-
-
-def _queues(pool: Any) -> bool:
-    """
-    Whether a pool takes more tasks than it can begin; Celery itself counts for the others.
-    """
-    return type(pool).__module__ == "celery.concurrency.thread"
-
-
-def _write_key(headers: dict[str, Any], key: RoutingKey | None) -> None:
-    written = inject(headers, key=key, binary=False)
-    headers.clear()
-    headers.update(written)
-
-
-def _with_key(delivered: Delivered, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with attached(with_key(None if delivered.choice is None else delivered.choice.key)):
-        return original(*args, **kwargs)

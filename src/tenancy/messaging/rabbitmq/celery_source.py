@@ -18,8 +18,9 @@ from .topology import check_queue
 with extra("celery", "celery"):
     from celery.worker import state
     from kombu.transport.base import to_rabbitmq_queue_arguments
+    from kombu.transport.pyamqp import Transport
 
-__all__ = ["Delivered", "Source", "declared_of"]
+__all__ = ["Delivered", "Source", "check_worker", "declared_of"]
 
 
 class Delivered:
@@ -169,3 +170,27 @@ def declared_of(queue: Any) -> dict[str, Any]:
     except HandoverError as error:
         raise ConfigurationError(str(error)) from error
     return {"durable": bool(queue.durable), "arguments": arguments}
+
+
+def check_worker(consumer: Any) -> None:
+    """
+    Make sure that a worker is of a kind whose tasks can be handed over.
+
+    Args:
+        consumer: Its ``celery.worker.consumer.Consumer``.
+
+    Raises:
+        ConfigurationError: If it is not.
+    """
+    transport = consumer.app.connection_for_read().transport
+    if not isinstance(transport, Transport):
+        raise ConfigurationError(
+            f"the broker is reached by {type(transport).__module__}, and tasks can be handed over on RabbitMQ alone (amqp://, amqps://): "
+            "others have no way to send a task on and know that it has arrived. With setup(app, select=False) the key is carried on "
+            "every broker; give each sandbox a queue of its own then"
+        )
+    if consumer.hub is None:
+        raise ConfigurationError(
+            "the pool is gevent or eventlet, with which tasks cannot be handed over, since the worker has no event loop of its own; use "
+            "--pool prefork, threads or solo, or setup(app, select=False), which only carries the key"
+        )
