@@ -59,6 +59,7 @@ class Workers:
         self.store = open_store(self.routes)
         self.store.create(lease=1.0)
         self.store.write([put_workload(WORKLOAD)])
+        self.url = url
         self.broker = RabbitBroker(url)
         self.controller = Controller(self.store, rabbit=self.broker)
         self.environment = {
@@ -162,6 +163,11 @@ with (place / "sent.jsonl").open("a") as sent:
         assert len(lines) == len(names), lines
         by_name = {line["name"]: (line["who"], line["key"]) for line in lines}
         return [by_name[name] for name in names]
+
+    def reconnect(self) -> None:
+        """Have the controller start anew."""
+        self.broker = RabbitBroker(self.url)
+        self.controller = Controller(self.store, rabbit=self.broker)
 
     def create(self, sandbox: str = "pr-1", **options: Any) -> Handover:
         """Create a sandbox, as `tenancy sandbox create` does."""
