@@ -22,6 +22,8 @@ SABOTAGE = os.environ.get("SHOP_SABOTAGE", "")
 DATABASE = os.environ["SHOP_DATABASE"]
 KAFKA = os.environ["SHOP_KAFKA"]
 RABBITMQ = os.environ.get("SHOP_RABBITMQ", "")
+#: Whether the route table says when a key is handed over; a file does not.
+EXACT = not os.environ.get("TENANCY_ROUTES", "").startswith("file:")
 
 # Every run has names of its own, so that runs can share servers.
 RUN_ID = os.environ["SHOP_ID"]

@@ -30,6 +30,7 @@ from sqlalchemy import create_engine, text
 from tenancy import partition_name
 from tenancy.mesh import Baseline, Endpoint, EnvoyTarget, Fork, Listener, render
 from tenancy.messaging.kafka.broker import KafkaBroker
+from tenancy.messaging.rabbitmq.broker import RabbitBroker
 from tenancy.routes.stores import open_store, put_workload
 from tenancy.sandbox import Controller
 from tenancy.sandbox import Fork as SandboxFork
@@ -212,6 +213,7 @@ class Shop:
         self._create_topic(kafka)
         if rabbitmq:
             self._at_end("the queues", lambda: asyncio.run(self._delete_queues(rabbitmq)))
+            asyncio.run(self._create_queue(rabbitmq))
 
     def _can_be_had(self, name: str) -> bool:
         if name in self._without:
@@ -259,6 +261,14 @@ class Shop:
         except (KafkaException, NoAnswer) as error:
             raise RuntimeError(f"Kafka at {kafka} does not create the shop's topic: {str(error) or 'no answer in 30 s'}") from error
         self._at_end("the topic", lambda: admin.delete_topics([topic])[topic].result(30))
+
+    async def _create_queue(self, rabbitmq: str) -> None:
+        connection = await aio_pika.connect(rabbitmq)
+        async with connection:
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange(f"shop.fulfilled.{self.id}", aio_pika.ExchangeType.TOPIC, durable=True)
+            queue = await channel.declare_queue(f"shop.notify.{self.id}", durable=True)
+            await queue.bind(exchange, "order.*")
 
     async def _delete_queues(self, rabbitmq: str) -> None:
         connection = await aio_pika.connect(rabbitmq)
@@ -325,19 +335,22 @@ class Shop:
     def _for_each_sandbox(self, do: Callable[[Controller, str, list[SandboxFork]], object]) -> None:
         if not self._exact:
             return
-        kafka = str(self._environment["SHOP_KAFKA"])
+        kafka, rabbitmq = str(self._environment["SHOP_KAFKA"]), str(self._environment["SHOP_RABBITMQ"])
         forks: dict[str, list[SandboxFork]] = {}
         for key, services_of in self._plan.routes.items():
             for service, sandbox in services_of.items():
                 groups = {f"shop-fulfilment-{self.id}": [f"shop-orders-{self.id}"]} if service == "fulfilment" else {}
-                forks.setdefault(sandbox, []).append(SandboxFork(f"shop/{service}", key, groups))
+                queues = {f"shop.notify.{self.id}": ""} if service == "notify" and rabbitmq else {}
+                forks.setdefault(sandbox, []).append(SandboxFork(f"shop/{service}", key, groups, queues=queues))
 
         def run(sandbox: str) -> None:
-            store = open_store(self._routes)
+            store, rabbit = open_store(self._routes), RabbitBroker(rabbitmq) if rabbitmq else None
             try:
-                do(Controller(store, KafkaBroker({"bootstrap.servers": kafka})), sandbox, forks[sandbox])
+                do(Controller(store, KafkaBroker({"bootstrap.servers": kafka}), rabbit=rabbit), sandbox, forks[sandbox])
             finally:
                 store.close()
+                if rabbit is not None:
+                    rabbit.close()
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(run, forks))

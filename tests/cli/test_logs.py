@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 from tenancy import RoutingKey
-from tenancy.cli.logs import wrong_logs
-from tenancy.messaging.kafka.broker import Topic
+from tenancy.cli.logs import ask_logs, wrong_logs
+from tenancy.messaging.kafka.broker import KafkaBroker, Topic
 from tenancy.routes import Epoch, Handover, State
 
 PAST = Epoch(1, "pr-1", {"t": (1, 1)}, {"t": (5, 1)}, {"t": "A"})
@@ -51,3 +51,10 @@ def test_each_is_said_once(row: Handover, topic: Topic | None, ends: tuple[int, 
     found = [*wrong_logs(row, topics, {"t": ends} if topics else {})]
     assert len(found) == len(said)
     assert all(part in text for part, text in zip(said, found, strict=True)), found
+
+
+def test_a_broker_that_does_not_answer_is_told() -> None:
+    """In the place of what it would have said."""
+    kafka = KafkaBroker({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, timeout=0.2)
+    (said,) = ask_logs(_row(State.ACTIVE, PAST, PRESENT), kafka)
+    assert "Kafka at 127.0.0.1:1 does not answer" in said

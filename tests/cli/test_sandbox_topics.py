@@ -52,7 +52,8 @@ def test_kafka_is_needed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, kafka: str, unique: str) -> Shop:
+def shop(tmp_path: Path, kafka: str, unique: str, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setattr("tests.cli.test_sandbox.LEASE", 0.2)  # nobody consumes here
     return Shop(tmp_path, kafka, unique)
 
 
@@ -185,12 +186,11 @@ class TestOtherLogs:
         assert shop("delete", "pr-1").status == 0
 
     def test_without_kafka_explain_says_what_the_table_says(self, shop: Shop) -> None:
-        """The broker is asked only where it is said where that is; one that does not answer is told."""
-        assert shop(*shop.create).status == 0
+        """The broker is asked only where it is said where that is."""
+        self._cut_off(shop, State.ACTIVE, start=5)
         arguments = ("explain", "--workload", WORKLOAD, "--key", "pr-1", "--json")
         assert self._routes(shop, *arguments, TENANCY_KAFKA="").report["findings"] == []
-        (said,) = self._routes(shop, *arguments, "--kafka", "127.0.0.1:1").report["findings"]
-        assert "127.0.0.1:1 does not answer" in said
+        assert len(self._routes(shop, *arguments, "--kafka", shop.kafka, TENANCY_KAFKA="").report["findings"]) == 1
 
     def test_a_log_that_was_cut_off_while_it_drains(self, shop: Shop) -> None:
         """Status says it; the drain, and the gap reader, wait until the log has grown up to the end cut again."""
@@ -201,7 +201,7 @@ class TestOtherLogs:
             1,
             True,
         )
-        ran = shop(*delete, "--deadline", "8")
+        ran = shop(*delete, "--deadline", "4")
         assert (ran.status, shop.row().state) == (1, State.RECLAIMING), ran.err
         shop.send("pr-1", None)
         assert shop("status", "pr-1", "--json").report["keys"][0]["findings"] == []

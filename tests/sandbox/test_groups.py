@@ -15,7 +15,7 @@ from tenancy.routes import State
 from tenancy.routes.lease import outwait
 from tenancy.sandbox import Controller, Fork, Progress
 from tenancy.sandbox import controller as controller_module
-from tests.messaging.kafka.support import LEASE, World
+from tests.messaging.kafka.support import World
 from tests.messaging.support import WORKLOAD
 from tests.sandbox.test_own_topics import world as world  # a fixture
 
@@ -77,5 +77,6 @@ def test_a_lease_after_the_end(world: World, monkeypatch: pytest.MonkeyPatch, ki
     controller().delete("pr-1", deadline=60)
     ((deleted, at),) = broker.deleted
     assert deleted == group
-    assert outwait(LEASE) - 0.001 <= at - ended[0] < outwait(LEASE) + 1
+    lease = outwait(world.store.head().lease)
+    assert lease - 0.001 <= at - ended[0] < lease + 1
     assert group not in {found.group_id for found in world.admin.list_consumer_groups().result(10).valid}

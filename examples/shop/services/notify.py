@@ -11,7 +11,18 @@ from aio_pika.abc import AbstractIncomingMessage
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from examples.shop.common import DATABASE, EXCHANGE, QUEUE, RABBITMQ, consumer_or_sabotage, handled, notifications, ready, rows
+from examples.shop.common import (
+    DATABASE,
+    EXACT,
+    EXCHANGE,
+    QUEUE,
+    RABBITMQ,
+    consumer_or_sabotage,
+    handled,
+    notifications,
+    ready,
+    rows,
+)
 from tenancy.messaging import aio_pika as rabbitmq
 
 
@@ -30,8 +41,13 @@ async def main() -> None:
     channel = await connection.channel()
     await channel.set_qos(prefetch_count=20)
     exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
-    queue = await rabbitmq.declare_queue(channel, QUEUE, bindings=[(exchange, "order.*")], durable=True)
-    await queue.consume(consumer_or_sabotage(rabbitmq.consumer(), on_fulfilled))
+    if EXACT:  # the baseline forwards what a sandbox forks
+        selective = await rabbitmq.selective_queue(connection, QUEUE, durable=True, prefetch_count=20)
+        await selective.bind(exchange, "order.*")
+        await selective.consume(on_fulfilled)
+    else:  # every sandbox gets a copy of every message
+        queue = await rabbitmq.declare_queue(channel, QUEUE, bindings=[(exchange, "order.*")], durable=True)
+        await queue.consume(consumer_or_sabotage(rabbitmq.consumer(), on_fulfilled))
     ready()
     try:
         await asyncio.Event().wait()

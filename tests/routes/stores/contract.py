@@ -433,4 +433,4 @@ def _together(calls: list[Callable[[], object]]) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert not failed
+    assert not failed, failed

@@ -92,6 +92,20 @@ class TestSQLite(ServerContract):
         with pytest.raises(RouteSourceError, match=r"there is no folder .*missing"):
             open_store(f"sqlite:///{tmp_path}/missing/routes.db").create()
 
+    def test_one_that_is_made_right_after_it_was_looked_for(self, place: SQLitePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+        """That it was not there is no failure, though it is there by now: of many that make it at once, each makes it or finds it."""
+        opened = sqlite3.connect
+
+        def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+            try:
+                return opened(*args, **options)
+            except sqlite3.OperationalError:
+                place.path.touch()
+                raise
+
+        monkeypatch.setattr(sqlite_module.sqlite3, "connect", connect)
+        assert place.open().create(3).lease == 3
+
     def test_paths_with_signs_and_spaces(self, tmp_path: Path) -> None:
         """They are written as they are, or with a percent sign, as in other URLs."""
         folder = tmp_path / "a folder"

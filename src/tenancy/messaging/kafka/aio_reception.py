@@ -107,11 +107,12 @@ class Reception:
 
     def _owned(self, record: Any) -> bool:
         headers = record.headers
-        if (not headers or self._absent(headers)) and record.topic not in self._selection.own_topics():
-            self._selection.unkeyed += 1
-            return self._selection.baseline
+        selection = self._selection
+        if (not headers or self._absent(headers)) and (selection.baseline or record.topic not in selection.own_topics()):
+            selection.unkeyed += 1
+            return selection.baseline
         size = 100 + max(record.serialized_key_size, 0) + max(record.serialized_value_size, 0)
-        return self._selection.take(headers, record.topic, record.partition, record.offset, record, size)
+        return selection.take(headers, record.topic, record.partition, record.offset, record, size)
 
     def _chosen(self, partitions: Collection[Any], most: int | None) -> dict[Any, list[Any]]:
         """

@@ -52,6 +52,12 @@ class BrokerError(HandoverError):
     """
 
 
+class _RefusedError(HandoverError):
+    def __init__(self, code: int | None, said: str) -> None:
+        super().__init__(said)
+        self.code = code
+
+
 class GroupMember(NamedTuple):
     """
     A member of a consumer group, as the broker knows it.
@@ -195,24 +201,29 @@ class KafkaBroker:
             HandoverError: If Kafka refuses to make it.
         """
         config = {entry: text for entry, text in shape.config.items() if entry not in _OF_A_MOMENT}
-        marked = config if _MARK in config else {**config, _MARK: str(_NEVER + mark)}
-        for tried in (marked, config):
-            topic = NewTopic(name, shape.partitions, shape.replication, config=dict(tried))
+        if _MARK not in config:
             try:
-                asked = self._admin.create_topics([topic], operation_timeout=self._timeout, request_timeout=self._timeout)
-                asked[name].result(self._timeout + 1)
-                return True
-            except (KafkaException, TimeoutError) as error:
-                code = error.args[0].code() if isinstance(error, KafkaException) else None
-                if code == KafkaError.TOPIC_ALREADY_EXISTS:
-                    return False
-                if code in _UNMARKED and tried != config:
-                    continue  # of a cluster that does not let everything be set
-                if code in _REFUSED:
-                    raise HandoverError(f"Kafka does not make the topic {name}: {error.args[0].str()}") from error
-                self._admin = self._connect()
-                raise self._unanswered(error) from error
-        raise AssertionError  # the last attempt ends in one way or another
+                return self._create(name, shape, {**config, _MARK: str(_NEVER + mark)})
+            except _RefusedError as refused:
+                if refused.code not in _UNMARKED:
+                    raise
+                # By a cluster that does not let everything be set; if it is for another reason, that is said again.
+        return self._create(name, shape, config)
+
+    def _create(self, name: str, shape: Shape, config: Mapping[str, str]) -> bool:
+        topic = NewTopic(name, shape.partitions, shape.replication, config=dict(config))
+        try:
+            asked = self._admin.create_topics([topic], operation_timeout=self._timeout, request_timeout=self._timeout)
+            asked[name].result(self._timeout + 1)
+        except (KafkaException, TimeoutError) as error:
+            code = _code(error)
+            if code == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            if code in _REFUSED:
+                raise _RefusedError(code, f"Kafka does not make the topic {name}: {error.args[0].str()}") from error
+            self._admin = self._connect()
+            raise self._unanswered(error) from error
+        return True
 
     def has_topic(self, name: str) -> bool:
         """
@@ -222,7 +233,7 @@ class KafkaBroker:
         try:
             self._admin.create_topics([topic], validate_only=True, request_timeout=self._timeout)[name].result(self._timeout + 1)
         except (KafkaException, TimeoutError) as error:
-            code = error.args[0].code() if isinstance(error, KafkaException) else None
+            code = _code(error)
             if code not in _REFUSED and code != KafkaError.TOPIC_ALREADY_EXISTS:
                 self._admin = self._connect()
                 raise self._unanswered(error) from error
@@ -281,6 +292,10 @@ class KafkaBroker:
     def _unanswered(self, error: Exception) -> BrokerError:
         servers = self.config.get("bootstrap.servers")
         return BrokerError(f"Kafka at {servers} does not answer: {error}; nothing was changed, so try again")
+
+
+def _code(error: Exception) -> int | None:
+    return int(error.args[0].code()) if isinstance(error, KafkaException) else None
 
 
 def _partitions(topics: Mapping[str, Topic]) -> list[Any]:

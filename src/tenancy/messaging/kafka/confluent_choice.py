@@ -66,7 +66,7 @@ class ChoosingConsumer(AssignedConsumer):
         selection = self._selected
         carriers = _all_headers(messages)
         keyed = self._keyed(carriers)
-        if own := selection.own_topics():
+        if not self._baseline and (own := selection.own_topics()):
             keyed = _with_own(keyed, messages, own)
         selection.unkeyed += len(messages) - len(keyed)
         owned: list[int] = []

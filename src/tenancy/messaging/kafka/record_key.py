@@ -15,13 +15,13 @@ from ...propagator import CURRENT
 
 __all__ = ["is_namespaced", "record_key", "split_record_key"]
 
-K = TypeVar("K", str, bytes)
+KeyT = TypeVar("KeyT", str, bytes)
 
 _CURRENT: Any = CURRENT
 _PREFIX = "tenancy:"
 
 
-def record_key(key: K, *, routing_key: RoutingKey | str | None = _CURRENT) -> K:
+def record_key(key: KeyT, *, routing_key: RoutingKey | str | None = _CURRENT) -> KeyT:
     """
     Return the record key under which a routing key has its own version of *key*: ``tenancy:pr-42:order-7`` for ``order-7``.
 
@@ -41,7 +41,7 @@ def record_key(key: K, *, routing_key: RoutingKey | str | None = _CURRENT) -> K:
     return _joined(RoutingKey(space), key)
 
 
-def split_record_key(key: K) -> tuple[RoutingKey | None, K]:
+def split_record_key(key: KeyT) -> tuple[RoutingKey | None, KeyT]:
     """
     Return the routing key and the record key that `record_key` has made one of: ``(None, key)`` for a key of the baseline.
 
@@ -69,8 +69,8 @@ def is_namespaced(key: Any, routing_key: RoutingKey) -> bool:
     return isinstance(key, bytes) and key.startswith(f"{_PREFIX}{routing_key}:".encode())
 
 
-def _joined(space: str, key: K) -> K:
-    joined: K = _like(f"{_PREFIX}{space}:", key) + key
+def _joined(space: str, key: KeyT) -> KeyT:
+    joined: KeyT = _like(f"{_PREFIX}{space}:", key) + key
     return joined
 
 

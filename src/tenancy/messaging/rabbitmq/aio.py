@@ -113,14 +113,14 @@ class SelectiveQueue:
         Raises:
             ConfigurationError: For ``no_ack`` and ``exclusive``, which would lose messages, or keep other instances from theirs.
         """
-        slots = asyncio.Semaphore(self._prefetch)
+        slots, choices = asyncio.Semaphore(self._prefetch), self._choices
 
         async def give(message: Any, choice: Choice, source: Source) -> None:
-            if await self._dead_lettered(message, choice):
+            if choice.malformed and await self._dead_lettered(message):
                 return
             async with slots:
-                if self._choices.stands(choice):
-                    with attached(choice.context):
+                if choices.stands(choice):
+                    with attached(choices.context(choice)):
                         await callback(message)
                     return
             await source.decide(message)  # it had to wait for those before it, and meanwhile it may have become somebody else's
@@ -192,7 +192,7 @@ class SelectiveQueue:
         found: list[Any] = []
 
         async def give(message: Any, choice: Choice, _: Source) -> None:
-            if not await self._dead_lettered(message, choice):
+            if not (choice.malformed and await self._dead_lettered(message)):
                 found.append(message)
 
         channel = await self._opened()
@@ -259,8 +259,8 @@ class SelectiveQueue:
         if "x-stream-offset" in (options.get("arguments") or {}):
             check_queue(self.name, {"x-queue-type": "stream"})
 
-    async def _dead_lettered(self, message: Any, choice: Choice) -> bool:
-        if choice.malformed and self._malformed == "dead-letter":
+    async def _dead_lettered(self, message: Any) -> bool:
+        if self._malformed == "dead-letter":
             await message.reject(requeue=False)
             return True
         return False
@@ -307,10 +307,12 @@ class _Consumption:
             await asyncio.gather(self._following, return_exceptions=True)
         sources, self._sources = list(self._sources.values()), {}
         await asyncio.gather(*(source.close() for source in sources), *self._leaving)
+        self._owner._choices.report()
 
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(_FOLLOW_EVERY)
+            self._owner._choices.report()
             try:
                 for source in tuple(self._sources.values()):
                     await source.keep_known(self._owner._connection)
@@ -411,5 +413,5 @@ class SelectiveIterator:
             await self._queue.cancel(tag)
 
     async def _put(self, message: Any, choice: Choice, source: Source) -> None:
-        if not await self._queue._dead_lettered(message, choice):
+        if not (choice.malformed and await self._queue._dead_lettered(message)):
             self._ready.put_nowait((message, choice, source))

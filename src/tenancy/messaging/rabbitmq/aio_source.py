@@ -149,70 +149,78 @@ class Source:
         """
         Decide on a message that was delivered, as long as that takes, and do what is to be done.
         """
-        self._deciding += 1
-        try:
-            choice = await self._decided(message)
+        choice = self._choose(message, 0)
+        if choice is None or choice.action is not Action.OWN:
+            self._deciding += 1
+            try:
+                choice = await self._settled(message, choice)
+            finally:
+                self._deciding -= 1
             if choice is None:
                 return
-            self._given.append(message)
-            if len(self._given) > 2 * self._hold:
-                self._given = [given for given in self._given if not given.processed]
-        finally:
-            self._deciding -= 1
+        if is_copy(message.headers):
+            restore(message)
+        given = self._given
+        given.append(message)
+        if len(given) > 2 * self._hold:
+            self._given = [message for message in given if not message.processed]
         message.__class__ = OwnedMessage
         await self._give(message, choice, self)
 
-    async def _decided(self, message: Any) -> Choice | None:
+    async def _settled(self, message: Any, choice: Choice | None) -> Choice | None:
+        """
+        Send a message on, or keep it until it can be said whose it is; return what was decided if it is this process's after all.
+        """
         if "x-stream-offset" in message.headers:
             raise ConfigurationError(
                 f"{self.queue.name} is a stream, and messages of streams cannot be handed over; use a classic or quorum queue"
             )
-        returned, kept = 0, False
+        returned = 0
         try:
             while True:
-                choice = self._choices.choose(message.headers, epoch=self._epoch, returned=returned)
-                if choice.action is Action.OWN:
-                    if is_copy(message.headers):
-                        restore(message)
+                if choice is not None and choice.action is Action.OWN:
                     return choice
-                if choice.action is Action.SKIP:
+                if choice is not None and choice.action is Action.SKIP:
                     await _answer(message.ack())
                     return None
-                if choice.action is Action.FORWARD:
+                sent_on = choice is not None and choice.action is Action.FORWARD
+                if choice is not None and sent_on:
                     outcome = await self._forwarder.forward(message, choice.route)
                     if outcome is Outcome.SENT:
                         await _answer(message.ack())
                         return None
                     if outcome is Outcome.RETURNED and choice.route is not None:
                         returned = choice.route.generation
+                        choice = self._choose(message, returned)
                         continue
-                if not kept and self._choices.held()[0] >= self._hold:
-                    await asyncio.sleep(_AGAIN)
-                    await _answer(message.nack(requeue=True))
-                    return None
-                kept = True
+                # It is kept, and not given back to come again: what is given back stands at the head of the queue, in the way of all others,
+                # and a quorum queue counts how often it came.
                 self._choices.hold(message)
                 if self.leaving:
                     await _answer(message.nack(requeue=True))
                     return None
                 if message.channel.is_closed:  # the broker has it back
                     return None
-                await asyncio.sleep(_LOOK_EVERY if choice.verdict.held else _AGAIN)
+                await asyncio.sleep(_AGAIN if choice is None or sent_on else _LOOK_EVERY)
+                choice = self._choose(message, returned)
+        finally:
+            self._choices.unhold(message)
+
+    def _choose(self, message: Any, returned: int) -> Choice | None:
+        """
+        Decide on a message; None where that raises, as a function for *accept* may.
+        """
+        try:
+            return self._choices.choose(message.headers, epoch=self._epoch, returned=returned)
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be lost by it
             warn_once(
                 f"undecided:{type(error).__qualname__}",
-                "%s: whose a message of %s is could not be decided: %r. It goes back to its queue, and comes again until that is mended. "
-                "Further ones are not logged.",
+                "%s: whose a message of %s is could not be decided: %r. It is kept until that is mended. Further ones are not logged.",
                 self._choices.adapter,
                 self.queue.name,
                 error,
             )
-            await asyncio.sleep(_AGAIN)
-            await _answer(message.nack(requeue=True))
             return None
-        finally:
-            if kept:
-                self._choices.unhold(message)
 
 
 async def _answer(answer: Awaitable[None]) -> None:

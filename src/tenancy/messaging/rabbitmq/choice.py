@@ -5,18 +5,20 @@ Which messages of a queue are this process's, and where the others go; for every
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 
+from ...baggage import ABSENT
 from ...config import Accept
 from ...context import with_key
 from ...errors import ConfigurationError
 from ...key import RoutingKey
-from ...observe import count, report_malformed, watch_held
+from ...observe import annotate_span, count, key_label, report_malformed, watch_held
 from ...propagator import read
-from ...routes import Action, Identity, LiveRoutes, Route, RouteSource, RouteTable, Verdict
+from ...routes import Action, Identity, LiveRoutes, Route, RouteSource, RouteTable, Verdict, decide
 from ...routes.admission import Admission
 from ...routes.delivery import Delivery, decide_delivery
 from ...routes.judge import Judge
@@ -71,13 +73,6 @@ class Choice(NamedTuple):
         """
         return self.verdict.route
 
-    @property
-    def context(self) -> Context:
-        """
-        The OpenTelemetry context in which it is handled: the current one, with its key or, on purpose, with none.
-        """
-        return with_key(self.key)
-
 
 class Choices:
     """
@@ -113,6 +108,9 @@ class Choices:
         self._accept = Admission(adapter, accept=accept, routes=self._routes).accept
         # When each message that is kept was met, so that the first is known.
         self._held: dict[int, float] = {}
+        self._counted: Counter[tuple[str, str, str]] = Counter()
+        self._ambient: Context | None = None
+        self._cleared: Context | None = None
         watch_held(self)
 
     @property
@@ -182,6 +180,9 @@ class Choices:
         """
         given = {} if headers is None else headers
         reading = read(given, adapter=self.adapter)
+        if reading is ABSENT and not epoch and self.baseline:  # most messages: whatever the table says they are the baseline's
+            self._note(_UNKEYED.verdict, None)
+            return _UNKEYED
         key = reading.key
         if reading.malformed is not None:
             report_malformed(self.adapter, reading.malformed, "the message counts as one without a routing key")
@@ -196,8 +197,19 @@ class Choices:
         if verdict.held:
             self._routes.hurry()
         else:
-            self._judge.record(verdict)
+            self._note(verdict, table)
         return Choice(verdict, self._context_key(verdict.key), reading.malformed is not None, table)
+
+    def context(self, choice: Choice) -> Context:
+        """
+        Return the OpenTelemetry context in which a message is handled: the current one, with its key or, on purpose, with none.
+        """
+        if choice.key is not None:
+            return with_key(choice.key)
+        ambient = get_current()
+        if ambient is not self._ambient or self._cleared is None:  # mostly it is the one in which the connection was made
+            self._ambient, self._cleared = ambient, with_key(None, ambient)
+        return self._cleared
 
     def stands(self, choice: Choice) -> bool:
         """
@@ -214,6 +226,20 @@ class Choices:
         """
         reading = read(headers, adapter=self.adapter)
         return None if reading.malformed is not None else self._context_key(self._accepted(reading.key))
+
+    def report(self) -> None:
+        """
+        Add what was decided since the last time to the counters.
+        """
+        counted, self._counted = self._counted, Counter()
+        for (verdict, code, label), amount in counted.items():
+            count("tenancy.verdicts", {**self.labels(), "verdict": verdict, "reason": code, "routing_key": label}, amount)
+
+    def _note(self, verdict: Verdict, table: RouteTable | None) -> None:
+        key = verdict.key
+        label = key_label(key, known=key is not None and table is not None and table.knows(key))
+        self._counted[verdict.action.value, verdict.code, label] += 1
+        annotate_span(key, verdict=verdict.action.value, reason=verdict.reason)
 
     def _accepted(self, key: RoutingKey | None) -> RoutingKey | None:
         accept = self._accept
@@ -289,6 +315,8 @@ class EveryChoice(Choices):
         self.adapter = ""
         self.queue = queue
         self._held = {}
+        self._counted = Counter()
+        self._ambient = self._cleared = None
 
     @property
     def baseline(self) -> bool:
@@ -310,6 +338,17 @@ class EveryChoice(Choices):
     def choose(self, headers: Mapping[str, Any] | None, *, epoch: int = 0, returned: int = 0) -> Choice:  # noqa: ARG002 - as above
         return _EVERY
 
+    def context(self, choice: Choice) -> Context:
+        """
+        Return the OpenTelemetry context in which a message is handled: the current one, with its key or, on purpose, with none.
+        """
+        if choice.key is not None:
+            return with_key(choice.key)
+        ambient = get_current()
+        if ambient is not self._ambient or self._cleared is None:  # mostly it is the one in which the connection was made
+            self._ambient, self._cleared = ambient, with_key(None, ambient)
+        return self._cleared
+
     def stands(self, choice: Choice) -> bool:  # noqa: ARG002 - as above
         return True
 
@@ -317,4 +356,5 @@ class EveryChoice(Choices):
         return None
 
 
+_UNKEYED = Choice(decide(None, Identity("", None), None))
 _EVERY = Choice(Verdict(Action.OWN, "tenancy is switched off", "off"))

@@ -19,6 +19,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, NullPool, Table
 from sqlalchemy.dialects.sqlite import insert
 
 from ...errors import ConfigurationError, RouteSourceError
+from ._shared import NoTableError
+from ._urls import hidden
 
 __all__ = ["SQLite"]
 
@@ -78,6 +80,9 @@ class SQLite:
         if not calls.acquire(timeout=self._timeout):
             raise RouteSourceError(f"{self._url} was in use by other threads for {self._timeout:g} s")
         try:
+            # Asked before it is opened: when that has failed, somebody may have made it meanwhile.
+            if not making and not self._path.exists():
+                raise NoTableError(hidden(self._url))
             with self._engine(making).connect() as connection:
                 if writing:
                     # At once, since a transaction that begins by reading could not wait for another writer.
