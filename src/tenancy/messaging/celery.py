@@ -55,8 +55,8 @@ def setup(
             False: the key is carried, on any broker, and a worker begins all that is in its queues.
         accept: Which keys are accepted; the baseline and all forks must agree. Default the setting, else those that the table knows.
         routes: The live route table; default the one of the settings.
-        hold: How many task messages may be kept, unacknowledged, while it cannot be said whose they are; beyond, they go back to the queue,
-            slowly.
+        hold: How many task messages may be kept, unacknowledged, beside those that Celery prefetches, while it cannot be said whose they
+            are.
         malformed: What the owner does with a task whose key is malformed: ``ignore``, begin it without a key; ``dead-letter``, reject it.
 
     Raises:

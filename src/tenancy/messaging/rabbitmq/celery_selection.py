@@ -33,7 +33,7 @@ __all__ = ["Options", "Selection"]
 
 # How often it is looked whether a message that is kept can be decided on, and whether a sandbox has another queue.
 _LOOK_EVERY = 0.1
-# What could not be sent on, or has no room, is tried again, or given back, after so many seconds.
+# What could not be sent on is tried again after so many seconds, and as often what was decided is counted.
 _AGAIN = 1.0
 # How long a worker that ends waits for the broker to confirm what is being sent on.
 _END = 5.0
@@ -84,6 +84,7 @@ class Selection:
         self._store = Errands("tenancy-celery-register", self._loop)
         self._forwarder = Forwarder(consumer.app, "celery")
         self._ticking: Any = None
+        self._counted = 0.0
         self._connection: Any = None
         queues = consumer.app.amqp.queues
         consumed = list(queues.consume_from.values())
@@ -130,6 +131,8 @@ class Selection:
                 self._loop.drain()
                 time.sleep(0.01)
         self._connection = None
+        for choices in self._choices.values():
+            choices.report()
         for source in self._known.values():
             source.leaving = True
             for delivered in (*source.deciding.values(), *source.unbegun.values()):
@@ -235,12 +238,11 @@ class Selection:
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be lost by it
             warn_once(
                 f"undecided:{type(error).__qualname__}",
-                "celery: whose a message of %s is could not be decided: %r. It goes back to its queue, and comes again until that is mended. "
-                "Further ones are not logged.",
+                "celery: whose a message of %s is could not be decided: %r. It is kept until that is mended. Further ones are not logged.",
                 source.queue,
                 error,
             )
-            self._keep(delivered, _AGAIN, hold=False)
+            self._keep(delivered, _AGAIN)
             return
         if choice.action is Action.OWN:
             self._own(delivered, choice)
@@ -268,7 +270,7 @@ class Selection:
             restore(message, delivered.raw)
         # What the pool is given says what was decided here, where the route table is.
         message.headers = inject(message.headers, key=choice.key, binary=False)
-        with attached(choice.context), self._beginnings.given(delivered):
+        with attached(source.choices.context(choice)), self._beginnings.given(delivered):
             delivered.handle(message)
 
     def _forward(self, delivered: Delivered, route: Route | None) -> None:
@@ -291,21 +293,20 @@ class Selection:
 
     # What is kept
 
-    def _keep(self, delivered: Delivered, seconds: float, *, hold: bool = True) -> None:
+    def _keep(self, delivered: Delivered, seconds: float) -> None:
+        # It is not given back to come again: what is given back stands at the head of the queue, in the way of all others, and a quorum
+        # queue counts how often it came.
         choices = delivered.source.choices
         delivered.due = time.monotonic() + seconds
         self._kept[id(delivered)] = delivered
-        if not hold or (not delivered.held and choices.held()[0] >= self._options.hold):
-            delivered.due = time.monotonic() + _AGAIN
-            delivered.given_back = True  # as soon as that is over
+        if delivered.held:
             return
-        if not delivered.held:
-            delivered.held = True
-            choices.hold(delivered)
-            # It must not be in the way of others.
+        delivered.held = True
+        if choices.held()[0] < self._options.hold:  # it must not be in the way of others
             before = self._c.qos.value
             self._c.qos.increment_eventually()
             delivered.widened = self._c.qos.value != before
+        choices.hold(delivered)
 
     def _release(self, delivered: Delivered) -> None:
         delivered.source.deciding.pop(id(delivered), None)
@@ -340,12 +341,13 @@ class Selection:
         now = time.monotonic()
         for delivered in [kept for kept in self._kept.values() if kept.due <= now]:
             self._kept.pop(id(delivered), None)
-            if delivered.given_back:
-                self._give_back(delivered)
-            else:
-                self._decide(delivered)
+            self._decide(delivered)
         if not self._baseline:
             self._follow()
+        if now > self._counted + _AGAIN:
+            self._counted = now
+            for choices in self._choices.values():
+                choices.report()
         for source in self._sources.values():
             source.keep_registered(self._store)
         for source in [source for source in self._leaving if not source.busy]:
