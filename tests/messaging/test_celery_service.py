@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.messaging.celery_support import running, until
+from tests.messaging.support import WORKLOAD
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(180)]
 
@@ -212,3 +213,50 @@ def test_a_worker_that_cannot_be_safe_does_not_start(rabbitmq: str, tmp_path: Pa
         process.wait(30)
         assert process.returncode != 0
         assert says in workers.output()
+
+
+def test_what_cannot_be_decided_waits_and_nothing_else_does(rabbitmq: str, tmp_path: Path) -> None:
+    """While the route store cannot be read, tasks with a key are kept, more of them than are prefetched, and all others go by."""
+    with running(rabbitmq, tmp_path, APP_PREFETCH="1") as workers:
+        workers.start()
+        workers.start("pr-1")
+        workers.create()
+        table, away = tmp_path / "routes.db", tmp_path / "away.db"
+        table.rename(away)
+        time.sleep(2.5)
+        workers.send("""
+for number in range(10):
+    with tenancy.scope('pr-1'): work.delay(f'keyed {number}')
+    work.delay(f'plain {number}')
+""")
+        plain, keyed = [f"plain {number}" for number in range(10)], [f"keyed {number}" for number in range(10)]
+        assert workers.owners(*plain) == [("baseline", None)] * 10
+        assert not workers.did(*keyed)
+        table.unlink(missing_ok=True)
+        away.rename(table)
+        assert workers.owners(*keyed) == [("pr-1", "pr-1")] * 10
+        workers.delete()
+
+
+def test_a_worker_that_dies_and_one_that_ends(rabbitmq: str, tmp_path: Path) -> None:
+    """With late acknowledgement nothing is lost with a worker that is killed, and one that is told to end takes leave."""
+    with running(rabbitmq, tmp_path, APP_LATE="1", APP_PREFETCH="1") as workers:
+        first = workers.start(pool="prefork")
+        its = workers.start("pr-1", pool="prefork")
+        workers.create()
+        workers.send("""
+for number in range(10):
+    with tenancy.scope('pr-1'): work.delay(f'keyed {number}', 0.5)
+    work.delay(f'plain {number}', 0.5)
+""")
+        until(lambda: len(workers.did()) >= 4)
+        first.kill()
+        its.kill()
+        workers.start(pool="prefork")
+        its = workers.start("pr-1", pool="prefork")
+        names = {f"{kind} {number}" for kind in ("keyed", "plain") for number in range(10)}
+        until(lambda: {line["name"] for line in workers.did()} == names)
+        assert {(line["name"][:5], line["who"]) for line in workers.did()} == {("keyed", "pr-1"), ("plain", "baseline")}
+        workers.stop(its)
+        assert [member.sandbox for member in workers.store.members(WORKLOAD) if workers.broker.alive(member.member)] == [""]
+        workers.delete()

@@ -150,6 +150,8 @@ class Selection:
         """
         Be known no more; the worker ends.
         """
+        for source in self._known.values():
+            self._store.run(source.unregister)
         self._broker.run(self._forwarder.close)
         self._broker.close()
         self._store.close()
