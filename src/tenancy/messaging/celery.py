@@ -2,7 +2,7 @@
 Celery: a task has the routing key of the work that sent it, and a worker begins only the tasks that are this process's.
 
 The key travels in the headers of the task's message, through retries, times to come, chains, groups and chords. On RabbitMQ the baseline's
-workers send on what a sandbox forks, and a sandbox's workers consume the queues that `tenancy sandbox create` made for it.
+workers send on what a sandbox forks, and a sandbox's workers consume the queues that ``tenancy sandbox create`` made for it.
 """
 
 from __future__ import annotations
