@@ -29,7 +29,7 @@ test: $(INSTALLED)  ## Run all tests, on whatever servers can be had (ARGS for p
 bench: $(INSTALLED)  ## Measure figures as ratios in one run; build/bench.json (ARGS for names)
 	@$(RUN) -m tests.bench $(ARGS)
 
-chaos: $(INSTALLED)  ## Hand-over under kills, pauses and outages on a real broker; build/chaos.json (ARGS=--quick, ARGS=--mutants)
+chaos: $(INSTALLED)  ## Hand-over under kills, pauses and outages on real brokers; build/chaos.json (ARGS=--quick, --mutants, --kafka, --rabbitmq)
 	@$(RUN) -m tests.chaos $(ARGS)
 
 lint: $(INSTALLED)  ## Formatting, lint, types, import rules

@@ -35,6 +35,8 @@ ADAPTERS = {
     "tenancy.routes.stores.sql": ("sqlalchemy", "sqlalchemy"),
     "tenancy.routes.stores._postgresql": ("psycopg", "postgresql"),
     "tenancy.routes.stores.redis": ("redis", "redis"),
+    "tenancy.messaging.deduplication.sql": ("sqlalchemy", "sqlalchemy"),
+    "tenancy.messaging.deduplication.redis": ("redis", "redis"),
 }
 
 #: Extras without a module of their own that needs them to be imported.
@@ -54,7 +56,8 @@ def python(code: str) -> str:
 
 
 CORE = (
-    "tenancy tenancy.http.asgi tenancy.http.wsgi tenancy.http.urllib tenancy.executors tenancy.routes tenancy.mesh tenancy.testing"
+    "tenancy tenancy.http.asgi tenancy.http.wsgi tenancy.http.urllib tenancy.executors tenancy.messaging.deduplication tenancy.routes "
+    "tenancy.mesh tenancy.testing"
 )
 
 

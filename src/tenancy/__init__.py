@@ -9,9 +9,11 @@ from __future__ import annotations
 from .config import Settings, configure, settings
 from .context import cache_key, routing_key
 from .errors import (
+    ClaimLostError,
     CompactedTopicError,
     ConfigurationError,
     ConflictError,
+    DeduplicationError,
     HandoverError,
     IdentityError,
     InvalidRoutingKeyError,
@@ -28,9 +30,11 @@ from .propagator import extract, inject
 from .scope import scope
 
 __all__ = [
+    "ClaimLostError",
     "CompactedTopicError",
     "ConfigurationError",
     "ConflictError",
+    "DeduplicationError",
     "HandoverError",
     "IdentityError",
     "InvalidRoutingKeyError",

@@ -7,9 +7,11 @@ Every message names the thing, the value, and what to do next.
 from __future__ import annotations
 
 __all__ = [
+    "ClaimLostError",
     "CompactedTopicError",
     "ConfigurationError",
     "ConflictError",
+    "DeduplicationError",
     "HandoverError",
     "IdentityError",
     "InvalidRoutingKeyError",
@@ -66,6 +68,18 @@ class HandoverError(TenancyError):
 class CompactedTopicError(TenancyError):
     """
     A record with a routing key would take the place of the baseline's in a compacted topic; it was not sent.
+    """
+
+
+class DeduplicationError(TenancyError):
+    """
+    Which messages were handled could not be read or noted.
+    """
+
+
+class ClaimLostError(DeduplicationError):
+    """
+    The claim of a message expired while it was handled, and somebody else has claimed the message since.
     """
 
 

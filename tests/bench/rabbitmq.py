@@ -68,6 +68,7 @@ class _World:
         await self.channel.declare_queue(self.queue, durable=True)
 
     def close(self) -> None:
+        self.broker.lock(self.names)
         self.broker.remove(self.names)
         self.broker.close()
         self.do(self.channel.queue_delete(self.queue))

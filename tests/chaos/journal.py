@@ -8,10 +8,12 @@ import json
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
+    "KINDS",
     "Assigned",
     "Committed",
     "Dropped",
@@ -128,7 +130,9 @@ class Progressed(NamedTuple):
 
 class Fault(NamedTuple):
     """
-    What was done to the system: ``kill``, ``pause``, ``join``, ``leave``, ``broker``, ``store``, ``freeze``. *seconds*: how long it lasted.
+    What was done to the system: ``kill``, ``pause``, ``join``, ``leave``, ``broker``, ``store``, ``freeze``, ``cut``.
+
+    *seconds*: how long it lasted.
     """
 
     kind: str
@@ -138,10 +142,11 @@ class Fault(NamedTuple):
     seconds: float = 0.0
 
 
-Entry = Sent | Handled | Dropped | Committed | Assigned | Revoked | Progressed | Fault
-_KINDS: dict[str, type[Entry]] = {
-    kind.__name__: kind for kind in (Sent, Handled, Dropped, Committed, Assigned, Revoked, Progressed, Fault)
-}
+#: What is written down; each kind is a `NamedTuple`.
+Entry = tuple[Any, ...]
+
+#: What is written down in a run on Kafka.
+KINDS: tuple[type[Entry], ...] = (Sent, Handled, Dropped, Committed, Assigned, Revoked, Progressed, Fault)
 
 
 class Journal:
@@ -176,13 +181,15 @@ class Journals:
 
     Args:
         directory: Where they are.
+        kinds: What may stand in them.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kinds: Sequence[type[Entry]] = KINDS) -> None:
         self._directory = directory
         self._read: dict[Path, int] = {}
         self._lock = threading.Lock()
-        self._entries: dict[type[Entry], list[Entry]] = {kind: [] for kind in _KINDS.values()}
+        self._kinds = {kind.__name__: kind for kind in kinds}
+        self._entries: dict[type[Entry], list[Entry]] = {kind: [] for kind in kinds}
 
     def update(self) -> None:
         """
@@ -200,7 +207,7 @@ class Journals:
                 self._read[path] = start + whole
                 for line in text[:whole].splitlines():
                     name, *fields = json.loads(line)
-                    kind = _KINDS[name]
+                    kind = self._kinds[name]
                     self._entries[kind].append(kind(*fields))
 
     def of(self, kind: type[Entry]) -> list:  # type: ignore[type-arg]

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tenancy.routes import RouteTable
 from tenancy.routes.stores import StoreSource, open_store
 
-__all__ = ["KEY_OF_NOBODY", "LEASE", "SESSION", "WORKLOAD", "FreezableSource", "Spec"]
+__all__ = ["KEY_OF_NOBODY", "LEASE", "SESSION", "WORKLOAD", "FreezableSource", "Spec", "told", "told_to"]
 
 WORKLOAD = "shop/orders"
 
@@ -26,6 +27,21 @@ LEASE = 2.0
 SESSION = 3.0
 
 _VARIABLE = "CHAOS_SPEC"
+
+
+def told_to(fields: Mapping[str, Any]) -> dict[str, str]:
+    """
+    Return the environment of a process that is told something.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("TENANCY_", "SIGNADOT_", "OTEL_"))}
+    return {**own, _VARIABLE: json.dumps(fields), "PYTHONUNBUFFERED": "1"}
+
+
+def told() -> dict[str, Any]:
+    """
+    Return what this process was told.
+    """
+    return json.loads(os.environ[_VARIABLE])
 
 
 class Spec(NamedTuple):
@@ -70,15 +86,14 @@ class Spec(NamedTuple):
         """
         Return the environment of the process.
         """
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("TENANCY_", "SIGNADOT_", "OTEL_"))}
-        return {**own, _VARIABLE: json.dumps(self._asdict()), "PYTHONUNBUFFERED": "1"}
+        return told_to(self._asdict())
 
     @staticmethod
     def given() -> Spec:
         """
         Return what this process was told.
         """
-        fields = json.loads(os.environ[_VARIABLE])
+        fields = told()
         pairs = tuple((name, value) for name, value in fields.pop("settings"))
         return Spec(**{**fields, "keys": tuple(fields["keys"])}, settings=pairs)
 
@@ -104,7 +119,7 @@ class FreezableSource(StoreSource):
         spec: The process.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Any) -> None:
         super().__init__(open_store(spec.store))
         self._frozen = spec.sign("freeze")
 

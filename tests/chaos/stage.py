@@ -1,17 +1,11 @@
 """
-The processes of a run: started, killed, stopped for a while and continued, each of it written down; and what the run is waited for by.
+The processes of a run on Kafka, and when it is over.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-import signal
-import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,44 +13,19 @@ from uuid import uuid4
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tenancy.routes.stores import RouteStore, open_store, put_workload, table_of
-from tests.services.process import Process
 
 from .checker import Life, Logs, Report, check
-from .journal import Assigned, Committed, Dropped, Fault, Handled, Journal, Journals, Progressed, Revoked, Sent, clock
+from .journal import Assigned, Committed, Dropped, Fault, Handled, Revoked, Sent, clock
 from .producer import PARTITIONS
 from .spec import KEY_OF_NOBODY, LEASE, SESSION, WORKLOAD, Spec
+from .troupe import Actor, Late, Troupe
 
 __all__ = ["Actor", "Late", "Stage"]
 
-_ROOT = Path(__file__).resolve().parents[2]
 _GROUP = "orders"
 
 
-class Late(RuntimeError):
-    """
-    The run has not got where it should be by its deadline.
-    """
-
-
-class Actor:
-    """
-    One process on the stage.
-
-    Args:
-        spec: What it was told.
-        process: The process.
-        module: What it runs.
-    """
-
-    def __init__(self, spec: Spec, process: Process, module: str) -> None:
-        self.spec = spec
-        self.module = module
-        self.process = process
-        self.pid = process.pid
-        self.expected_to_end = False
-
-
-class Stage:
+class Stage(Troupe):
     """
     The processes of one run, on one topic and one route store.
 
@@ -79,20 +48,13 @@ class Stage:
         deadline: float = 600.0,
         settings: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        self.run = run
+        super().__init__(run, deadline=deadline)
         self.topic = f"chaos-{uuid4().hex[:8]}"
-        self.end = clock() + deadline
-        self.journals = Journals(run)
         self.keys: tuple[str, ...] = ()
-        self.actors: dict[str, Actor] = {}
         self._kafka = kafka
         self._store_url = store
         self._mutant = mutant
         self._settings = settings
-        self._journal = Journal(run, "stage")
-        self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
-        self.failed: list[BaseException] = []
 
     def __enter__(self) -> Stage:
         admin = AdminClient({"bootstrap.servers": self._kafka, "log_level": 2})
@@ -101,15 +63,6 @@ class Stage:
         store.create(LEASE)
         store.write([put_workload(WORKLOAD)])
         return self
-
-    def __exit__(self, *error: object) -> None:
-        # Threads that still do something on the stage end with the next thing that they do.
-        self.failed.append(Late("the run is over"))
-        with self._lock:
-            actors = list(self.actors.values())
-        for actor in actors:
-            self._signal(actor, signal.SIGCONT)
-            actor.process.kill()
 
     def store(self) -> RouteStore:
         """
@@ -147,153 +100,6 @@ class Stage:
         if wait:
             spec.sign("wait").touch()
         return self._start(spec, "manager")
-
-    def again(self, actor: Actor) -> Actor:
-        """
-        Start a process once more that is gone.
-        """
-        return self._start(actor.spec, actor.module)
-
-    def go(self, actor: Actor) -> None:
-        """
-        Let a controller begin that waits.
-        """
-        actor.spec.sign("wait").unlink(missing_ok=True)
-
-    # What is done to them
-
-    def kill(self, actor: Actor) -> None:
-        """
-        End a process at once.
-        """
-        actor.expected_to_end = True
-        self.note("kill", actor)
-        actor.process.kill()
-
-    def stop(self, actor: Actor, seconds: float = 15.0) -> None:
-        """
-        Ask a process to end, and see that it does.
-        """
-        actor.expected_to_end = True
-        actor.process.stop(seconds)
-
-    def freeze(self, actor: Actor) -> None:
-        """
-        Keep the route store from a process.
-        """
-        self.note("freeze", actor)
-        actor.spec.sign("freeze").touch()
-
-    def thaw(self, actor: Actor) -> None:
-        """
-        Let a process have the route store again.
-        """
-        actor.spec.sign("freeze").unlink(missing_ok=True)
-
-    def pause(self, actor: Actor, seconds: float, during: Callable[[], object] | None = None) -> None:
-        """
-        Stop a process for so long, or for longer if what is done meanwhile takes longer.
-        """
-        began = clock()
-        self._signal(actor, signal.SIGSTOP)
-        try:
-            if during is not None:
-                during()
-            self.sleep(max(0.0, began + seconds - clock()))
-        finally:
-            self.note("pause", actor, clock() - began, at=began)
-            self._signal(actor, signal.SIGCONT)
-
-    def note(self, kind: str, actor: Actor | None = None, seconds: float = 0.0, *, at: float | None = None) -> None:
-        """
-        Write down what is done to the system.
-        """
-        name, pid = (actor.spec.name, actor.pid) if actor is not None else ("", 0)
-        self._journal.write(Fault(kind, name, pid, clock() if at is None else at, seconds))
-
-    # Waiting
-
-    def sleep(self, seconds: float) -> None:
-        """
-        Let time pass, while nothing is wrong.
-        """
-        until = clock() + seconds
-        while (left := until - clock()) > 0:
-            self.watch()
-            time.sleep(min(0.1, left))
-
-    def wait(self, what: str, done: Callable[[], Any], seconds: float = 60.0) -> Any:
-        """
-        Wait until something is the case, and return what says so.
-
-        Raises:
-            Late: If it is not in time.
-        """
-        until = min(clock() + seconds, self.end)
-        while not (found := done()):
-            self.watch()
-            if clock() > until:
-                raise Late(f"waited in vain for {what}")
-            time.sleep(0.03)
-        return found
-
-    def ready(self, *actors: Actor) -> None:
-        """
-        Wait until processes have started.
-        """
-        for actor in actors:
-            self.wait(f"{actor.spec.name} to start", actor.spec.sign("ready").exists)
-
-    def watch(self) -> None:
-        """
-        See that nothing went wrong: no process has ended that should not, and the deadline lies ahead.
-        """
-        if self.failed:
-            raise self.failed[0]
-        if clock() > self.end:
-            raise Late("the run's deadline has passed")
-        for actor in list(self.actors.values()):
-            code = actor.process.exit_code
-            if code and not actor.expected_to_end:
-                actor.expected_to_end = True
-                raise RuntimeError(f"{actor.spec.name} ended with {code}:\n{self.tail(actor)}")
-
-    def ended(self, actor: Actor) -> bool:
-        """
-        Return whether a process has ended.
-        """
-        return actor.process.exit_code is not None
-
-    def state(self, key: str) -> str:
-        """
-        Return where in its life a key is, as controllers have said last.
-        """
-        self.journals.update()
-        told = [each for each in self.journals.of(Progressed) if each.key == key]
-        return max(told, key=lambda each: each.at).state if told else "none"
-
-    def sent(self, key: str) -> int:
-        """
-        Return how many records with a key were sent so far.
-        """
-        self.journals.update()
-        return self._counted()[key]
-
-    def more(self, key: str, least: int) -> None:
-        """
-        Wait until so many more records with a key were sent.
-        """
-        before = self.sent(key)
-        self.wait(f"{least} more records with {key}", lambda: self.sent(key) >= before + least)
-
-    def _counted(self) -> Counter[str | None]:
-        with self._lock:
-            listed = self.journals.of(Sent)
-            counts, seen = getattr(self, "_counts", (Counter[str | None](), 0))
-            total = len(listed)
-            counts.update(each.key for each in listed[seen:total])
-            self._counts = (counts, total)
-            return counts
 
     # The end
 
@@ -334,12 +140,6 @@ class Stage:
         rows = table_of(store.snapshot(), origin=store.name).handovers(WORKLOAD)
         return [Life(str(row.key), epoch.number, epoch.sandbox, epoch.start, epoch.end) for row in rows for epoch in row.epochs]
 
-    def tail(self, actor: Actor) -> str:
-        """
-        Return the end of what a process printed.
-        """
-        return (self.run / f"{actor.spec.name}.log").read_text(errors="replace")[-2000:]
-
     def _spec(self, name: str, **fields: Any) -> Spec:
         return Spec(
             name=name,
@@ -351,18 +151,3 @@ class Stage:
             mutant=self._mutant,
             **fields,
         )
-
-    def _start(self, spec: Spec, module: str) -> Actor:
-        spec.sign("ready").unlink(missing_ok=True)
-        with self._lock, (self.run / f"{spec.name}.log").open("ab") as log:
-            if self.failed:
-                raise self.failed[0]
-            command = [sys.executable, "-m", f"tests.chaos.{module}"]
-            process = Process(command, environment=spec.variables(), directory=_ROOT, log=log)
-            actor = self.actors[spec.name] = Actor(spec, process, module)
-        return actor
-
-    @staticmethod
-    def _signal(actor: Actor, number: signal.Signals) -> None:
-        if actor.process.exit_code is None:
-            os.kill(actor.pid, number)

@@ -52,7 +52,8 @@ _WSGI = (*_HTTP, "waitress", "werkzeug")
 CORE = Row(
     package="opentelemetry",
     modules=(
-        *("tenancy", "tenancy.executors", "tenancy.mesh", "tenancy.observe", "tenancy.routes", "tenancy.testing"),
+        *("tenancy", "tenancy.executors", "tenancy.mesh", "tenancy.messaging.deduplication", "tenancy.observe"),
+        *("tenancy.routes", "tenancy.testing"),
         *("tenancy.http.asgi", "tenancy.http.edge", "tenancy.http.urllib", "tenancy.http.wsgi"),
     ),
     instruments=("urllib", "concurrent.futures"),
@@ -61,6 +62,7 @@ CORE = Row(
         *("tests/test_propagator.py", "tests/test_scope.py", "tests/observe"),
         *(f"tests/routes/test_{name}.py" for name in ("admission", "identity", "live", "table", "signadot")),
         *("tests/routes/stores/test_memory.py", "tests/routes/stores/test_documents.py"),
+        *("tests/messaging/deduplication/test_memory.py", "tests/messaging/deduplication/test_once.py"),
     ),
     beside=("opentelemetry-sdk", "pyyaml"),
 )
@@ -126,6 +128,7 @@ EXTRAS: Mapping[str, Row] = {
             "tenancy.messaging.kafka.confluent",
             "tenancy.messaging.kafka.confluent_assignment",
             "tenancy.messaging.kafka.confluent_choice",
+            "tenancy.messaging.kafka.confluent_guard",
             "tenancy.messaging.kafka.confluent_offsets",
             "tenancy.messaging.kafka.confluent_transactions",
             "tenancy.messaging.kafka.gap",
@@ -138,6 +141,7 @@ EXTRAS: Mapping[str, Row] = {
         (
             "tenancy.messaging.aiokafka",
             "tenancy.messaging.kafka.aio",
+            "tenancy.messaging.kafka.aio_guard",
             "tenancy.messaging.kafka.aio_membership",
             "tenancy.messaging.kafka.aio_offsets",
             "tenancy.messaging.kafka.aio_reception",
@@ -147,7 +151,10 @@ EXTRAS: Mapping[str, Row] = {
     "faststream": Row("faststream", ("tenancy.messaging.faststream",), beside=("aiokafka",)),
     "rabbitmq": Row(
         "aio_pika",
-        ("tenancy.messaging.aio_pika",),
+        (
+            "tenancy.messaging.aio_pika",
+            *(f"tenancy.messaging.rabbitmq.{name}" for name in ("aio", "aio_forward", "aio_source", "broker", "session")),
+        ),
         tests=("tests/messaging/test_aio_pika.py",),
         beside=opentelemetry("aio-pika"),
     ),
@@ -161,16 +168,24 @@ EXTRAS: Mapping[str, Row] = {
             "tenancy.messaging.rabbitmq.celery_source",
         ),
         tests=("tests/messaging/test_celery.py",),
-        beside=opentelemetry("celery"),
     ),
     "sqlalchemy": Row(
         "sqlalchemy",
-        ("tenancy.data.sqlalchemy", "tenancy.routes.stores.sql"),
+        ("tenancy.data.sqlalchemy", "tenancy.messaging.deduplication.sql", "tenancy.routes.stores.sql"),
         tests=tuple(f"tests/data/test_row_partition{name}.py" for name in ("", "_baseline", "_refusals", "_text")),
         beside=("aiosqlite", "greenlet", "opentelemetry-sdk"),
     ),
-    "postgresql": Row("psycopg", ("tenancy.routes.stores._postgresql",), tests=("tests/routes/stores/test_sql.py",)),
-    "redis": Row("redis", ("tenancy.routes.stores.redis",), tests=("tests/routes/stores/test_redis.py",)),
+    "postgresql": Row(
+        "psycopg",
+        ("tenancy.routes.stores._postgresql",),
+        tests=("tests/routes/stores/test_sql.py", "tests/messaging/deduplication/test_sql.py"),
+        beside=("aiosqlite", "greenlet"),
+    ),
+    "redis": Row(
+        "redis",
+        ("tenancy.messaging.deduplication.redis", "tenancy.routes.stores.redis"),
+        tests=("tests/routes/stores/test_redis.py", "tests/messaging/deduplication/test_redis.py"),
+    ),
     "yaml": Row("yaml", tests=("tests/routes/test_live.py",), beside=("opentelemetry-sdk",)),
     "testing": Row(
         "pytest",

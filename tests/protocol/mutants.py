@@ -18,14 +18,14 @@ M8     real  ``outwait``: no margin for clocks that run apart
 M9     real  ``Controller._wait_settled``: who finds a life half-way does not wait
 M10    model the store writes without comparing
 M11    model the broker names the commits of the baseline's group as log ends
-M12    real  ``Controller._topics``: partitions are listed before the lease is waited out
+M12    real  ``Groups.topics``: partitions are listed before the lease is waited out
 M13          Not caught, as said in the specification: without the epoch in the name of the group the rows still protect
 M14a   real  ``finish``: rows are erased with the end of the life
 M14b   model rows are erased once the baseline has committed past them
 M15    real  ``PartitionLedger.committable``: what is held does not stand in the way
 M16    real  ``begin_delete``: an active life is removed in one write
 M17    real  ``Controller._wait_settled``: the gap reader does not wait for a lease
-M18    real  ``Controller._members``: the gap reader does not look for members of the sandbox's group
+M18    real  ``Groups.members``: the gap reader does not look for members of the sandbox's group
 M19    model all gap readers have one name, so that none has a claim of its own
 M20    real  ``record_progress``: notes nothing
 M21    real  ``decide_record``: a sandbox needs no lease in ``draining``
@@ -53,6 +53,7 @@ from tenancy.routes.lease import View
 from tenancy.routes.verdict import Action
 from tenancy.sandbox import controller as controller_module
 from tenancy.sandbox.controller import Controller
+from tenancy.sandbox.groups import Groups
 from tests.protocol.cluster import stage
 from tests.protocol.walk import Step
 from tests.protocol.world import Switches
@@ -112,27 +113,29 @@ def _asked_before() -> Patches:
 
 
 _settled = Controller._wait_settled
-_topics = Controller._topics
+_topics = Groups.topics
 _claim = Handover.claim
 _decide = record_module.decide_record
-_members = Controller._members
+_members = Groups.members
 _raises = controller_module.activate
 
 
 def _ends_before_the_lease() -> Patches:
     def wait(self: Any, row: Any, end: float) -> None:
-        ends = self._kafka.log_ends(self._topics(row))
+        kafka = self._groups._kafka
+        ends = kafka.log_ends(self._groups.topics(row))
         _settled(self, row, end)
-        self._kafka.log_ends = lambda topics: ends
+        kafka.log_ends = lambda topics: ends
 
     return patch.object(Controller, "_wait_settled", wait)
 
 
 def _partitions_before_the_lease() -> Patches:
     def wait(self: Any, row: Any, end: float) -> None:
-        listed = _topics(self, row)
+        groups = self._groups
+        listed = _topics(groups, row)
         _settled(self, row, end)
-        self._topics = lambda row: self.__dict__.pop("_topics") and listed
+        groups.topics = lambda row: groups.__dict__.pop("topics") and listed
 
     return patch.object(Controller, "_wait_settled", wait)
 
@@ -186,7 +189,7 @@ def _sees_no_members() -> Patches:
     def members(self: Any, group: str) -> list[Any]:
         return [] if group != "orders" else _members(self, group)
 
-    return patch.object(Controller, "_members", members)
+    return patch.object(Groups, "members", members)
 
 
 def _drains_without_lease() -> Patches:

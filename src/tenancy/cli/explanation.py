@@ -10,6 +10,8 @@ from typing import Any
 
 from ..key import RoutingKey
 from ..routes import Action, Handover, Identity, Position, Reader, RouteTable, State, Verdict, check_known, decide, decide_record
+from ..routes.delivery import Delivery, decide_delivery
+from .states import OF_QUEUES
 
 __all__ = ["Answer", "Explanation", "cuts", "explain"]
 
@@ -21,6 +23,9 @@ _STATES = {
     State.DRAINING: "the sandbox handles what lies before the end cuts; what follows is the baseline's",
     State.RECLAIMING: "the sandbox did not get to the end cuts: a gap reader takes its place up to there",
 }
+
+
+_NO_LIFE = -1
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Explanation:
         cuts: Which records were and are a sandbox's, a line for each topic of each life.
         readers: What each of those does that could have it.
         findings: What is wrong with the logs that the cuts are of, as far as that was asked.
+        queue: The baseline's queue on RabbitMQ, if it is a message of that.
     """
 
     workload: str
@@ -69,6 +75,7 @@ class Explanation:
     cuts: list[str]
     readers: list[Answer]
     findings: list[str] = field(default_factory=list)
+    queue: str | None = None
 
 
 def explain(
@@ -78,6 +85,8 @@ def explain(
     position: Position | None = None,
     reader: str | None = None,
     findings: Iterable[str] = (),
+    *,
+    queue: str | None = None,
 ) -> Explanation:
     """
     Explain who owns a piece of work, by a table that was read just now.
@@ -89,15 +98,16 @@ def explain(
         position: Where it stands, if it is a record.
         reader: ``baseline`` or a sandbox, if only its answer is wanted.
         findings: What is wrong with the logs that the cuts are of.
+        queue: The baseline's queue on RabbitMQ, if it is a message of that, which is met now.
 
     Raises:
         IdentityError: If the table does not know the workload.
     """
     check_known(Identity(workload, None), table)
     row = None if key is None else table.handover(workload, key)
-    asked: dict[str | None, None] = dict.fromkeys((None, *_sandboxes(table, workload, key, row)))
+    asked: dict[str | None, None] = dict.fromkeys((None, *_sandboxes(table, workload, key, row, queue)))
     one = None if reader == "baseline" else reader
-    verdicts = {who: _verdict(table, workload, key, position, who, row) for who in {**asked, one: None}}
+    verdicts = {who: _verdict(table, workload, key, position, who, row, queue) for who in {**asked, one: None}}
     owners = [sandbox for sandbox, verdict in verdicts.items() if verdict.owned]
     held = [verdict for verdict in verdicts.values() if verdict.action is Action.HOLD]
     if owners:
@@ -119,10 +129,11 @@ def explain(
         owner=owner,
         owner_in_words=words,
         why=why,
-        state=None if row is None else f"{row.state.value}, life {row.epoch}: {_STATES[row.state]}",
+        state=None if row is None else f"{row.state.value}, life {row.epoch}: {_state(row, queue)}",
         cuts=[] if row is None else [*cuts(row)],
         readers=[_answer(sandbox, verdict) for sandbox, verdict in shown.items()],
         findings=[*findings],
+        queue=queue,
     )
 
 
@@ -144,16 +155,36 @@ def _offsets(offsets: tuple[int, ...]) -> str:
     return ", ".join(f"{partition}:{offset}" for partition, offset in enumerate(offsets)) or "0 on all partitions"
 
 
-def _sandboxes(table: RouteTable, workload: str, key: RoutingKey | None, row: Handover | None) -> Iterator[str]:
+def _state(row: Handover, queue: str | None) -> str:
+    if queue is None:
+        return OF_QUEUES[row.state] if row.queues and not row.groups else _STATES[row.state]
+    return OF_QUEUES[row.state] if queue in row.queues else f"no sandbox has a queue in the place of {queue}"
+
+
+def _sandboxes(table: RouteTable, workload: str, key: RoutingKey | None, row: Handover | None, queue: str | None) -> Iterator[str]:
+    if queue is not None and table.lease is not None:  # there is one queue, and one sandbox that can have one in its place
+        yield from (row.sandbox,) if row is not None and row.sandbox and queue in row.queues else ()
+        return
     route = None if key is None else table.route(workload, key)
     of_epochs = () if row is None else (*(epoch.sandbox for epoch in row.epochs), row.sandbox)
     yield from dict.fromkeys(filter(None, (*of_epochs, "" if route is None else route.sandbox)))
 
 
 def _verdict(
-    table: RouteTable, workload: str, key: RoutingKey | None, position: Position | None, sandbox: str | None, row: Handover | None
+    table: RouteTable,
+    workload: str,
+    key: RoutingKey | None,
+    position: Position | None,
+    sandbox: str | None,
+    row: Handover | None,
+    queue: str | None,
 ) -> Verdict:
     identity = Identity(workload, sandbox)
+    if queue is not None and table.lease is not None:
+        # A sandbox is asked for what is in its own queue, and one that has none for what it would do if it had.
+        has_one = row is not None and row.sandbox == sandbox and queue in row.queues
+        epoch = 0 if sandbox is None else row.epoch if row is not None and has_one else _NO_LIFE
+        return decide_delivery(key, Delivery(queue, epoch), identity, table, fresh=True)
     if position is None:
         return decide(key, identity, table)
     generation = row.generation if row is not None and row.sandbox == sandbox else 0

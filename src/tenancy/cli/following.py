@@ -20,7 +20,7 @@ from ..routes import State
 from ..sandbox import Progress
 from .drawing import _text
 from .inspection.redaction import redacted
-from .situation import STATES
+from .states import BRIEFLY
 
 __all__ = ["Following"]
 
@@ -73,7 +73,7 @@ class Following:
         for at in sorted(self._told):
             progress = self._told[at]
             settled = progress.state in _SETTLED
-            waiting = STATES[progress.state] if settled or not progress.waiting else f"waiting for {progress.waiting}"
+            waiting = BRIEFLY[progress.state] if settled or not progress.waiting else f"waiting for {progress.waiting}"
             shown.add_row(
                 _text("done") if settled else self._spinner,
                 _text(f"{progress.workload} {progress.key}"),

@@ -72,6 +72,9 @@ def _key(_context: click.Context, _parameter: click.Parameter, value: str | None
 _place = click.option("--store", metavar="URL", help="The route table; default that of TENANCY_ROUTES.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _broker = click.option("--kafka", "servers", metavar="HOST:PORT,...", help="The Kafka cluster; default TENANCY_KAFKA.")
+_rabbit = click.option(
+    "--rabbitmq", "rabbitmq", metavar="URL", help="The RabbitMQ broker, amqp://HOST:5672/VHOST; default TENANCY_RABBITMQ."
+)
 _broker_file = click.option(
     "--kafka-config", metavar="FILE", help="librdkafka properties for it, a line name=value each: credentials, certificates."
 )
@@ -149,6 +152,7 @@ def list_(store: str | None, workload: str | None, as_json: bool) -> None:
 @click.option("--topic", metavar="TOPIC", help="A record's topic; with --partition and --offset.")
 @click.option("--partition", type=click.IntRange(0), metavar="NUMBER", help="Its partition.")
 @click.option("--offset", type=click.IntRange(0), metavar="NUMBER", help="Its offset.")
+@click.option("--queue", metavar="NAME", help="The baseline's queue on RabbitMQ, for a message of it.")
 @click.option("--as", "reader", metavar="baseline|SANDBOX", help="What this one does; default all that could have it.")
 @_broker
 @_broker_file
@@ -160,13 +164,15 @@ def explain_(
     topic: str | None,
     partition: int | None,
     offset: int | None,
+    queue: str | None,
     reader: str | None,
     servers: str | None,
     kafka_config: str | None,
     as_json: bool,
 ) -> None:
     """
-    Say who owns work of a workload that has a routing key, and why: a request or message, or with --topic, --partition and --offset a record.
+    Say who owns work of a workload that has a routing key, and why: a request, with --queue a message of RabbitMQ that is met now, or with
+    --topic, --partition and --offset a record of Kafka.
 
     Where it is said where Kafka is, it also says whether the topics are still those in which the key was handed over.
     """
@@ -176,12 +182,14 @@ def explain_(
         raise click.UsageError("--topic, --partition and --offset say together where a record stands; give all three, or none")
     else:
         position = Position(topic, partition, offset)
+    if queue is not None and position is not None:
+        raise click.UsageError("--queue is for a message of RabbitMQ, and --topic for a record of Kafka; give one of them")
     with _told():
         origin, table = _read(store)
         row = None if key is None else table.handover(workload, key)
         kafka = open_kafka(servers, kafka_config) if row is not None and row.epochs else None
         findings = ask_logs(row, kafka) if row is not None and kafka is not None else []
-        explanation = explain(table, workload, key, position, reader, findings)
+        explanation = explain(table, workload, key, position, reader, findings, queue=queue)
     if as_json:
         return _print_json({"source": origin, "version": table.version, **asdict(explanation)})
     _print_explanation(origin, table, explanation)
@@ -277,6 +285,7 @@ def _print_explanation(origin: str, table: RouteTable, explanation: Explanation)
     console, drawn = _console()
     key = "no routing key" if explanation.key is None else f"key {explanation.key}"
     place = "" if explanation.position is None else ", {topic} [{partition}] at {offset}".format(**explanation.position)
+    place = place if explanation.queue is None else f", a message of queue {explanation.queue}"
     console.print(_text(f"{explanation.workload}, {key}{place}: {explanation.owner_in_words}", "bold"))
     rows = [("why", explanation.why), ("table", _headline(origin, table))]
     if explanation.state is not None:

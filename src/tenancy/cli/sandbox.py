@@ -10,42 +10,38 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.padding import Padding
-from rich.table import Table
 
-from ..errors import MissingDependencyError, TenancyError
+from ..errors import HandoverError, MissingDependencyError, TenancyError
 from ..key import RoutingKey
 from ..routes import Handover, RouteTable, State
 from ..routes.stores import RouteStore, table_of
 from ..sandbox import Controller, Fork
-from .drawing import _heading, _pairs, _text
-from .explanation import cuts
 from .following import Following
 from .inspection.redaction import redacted
-from .inspection.report import counted
 from .kafka_options import handler_of, open_kafka, own_topics_of, reads_of
+from .queues import told_leftover
+from .rabbit_options import open_rabbit, queues_of
 from .routes import (
     _as_json,
     _broker,
     _broker_file,
-    _console,
     _Failed,
     _key,
-    _lines,
     _opened,
     _place,
-    _print,
     _print_json,
-    _row,
+    _rabbit,
     _told,
     _workload,
 )
 from .situation import Situation, situation_of
-from .topics import TopicState, topics_of
+from .situations import document, end, print_rows, print_situations, situation_document
+from .topics import topics_of
 
 if TYPE_CHECKING:
     from ..messaging.kafka.broker import KafkaBroker
     from ..messaging.kafka.gap import Remaining
+    from ..messaging.rabbitmq.broker import RabbitBroker
 
 __all__ = ["sandbox"]
 
@@ -74,12 +70,18 @@ def sandbox() -> None:
     "its running instances have registered.",
 )  # fmt: skip
 @click.option(
+    "--queue", "queues", metavar="NAME[=EXCHANGE]", multiple=True,
+    help="Which queue of RabbitMQ the baseline consumes, with =EXCHANGE where a headers exchange routes to the sandbox's by itself, or none; "
+    "with several forks NAMESPACE/NAME:QUEUE. May be given several times. Default what its running instances have registered.",
+)  # fmt: skip
+@click.option(
     "--own-topic", "own", metavar="TOPIC", multiple=True,
     help="A topic of the baseline in whose place it has one of its own, which is made like that one and removed with the sandbox; with "
     "several forks NAMESPACE/NAME:TOPIC where only one of them uses it. May be given several times.",
 )  # fmt: skip
 @_broker
 @_broker_file
+@_rabbit
 @click.option(
     "--deadline", type=_SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="When to give up; what is done stays."
 )
@@ -94,9 +96,11 @@ def create(
     forks: tuple[str, ...],
     key: RoutingKey | None,
     reads: tuple[str, ...],
+    queues: tuple[str, ...],
     own: tuple[str, ...],
     servers: str | None,
     kafka_config: str | None,
+    rabbitmq: str | None,
     deadline: float,
     late: str,
     store: str | None,
@@ -110,24 +114,25 @@ def create(
 
     Exit status: 0 the sandbox has its keys, 1 it has not, and what is there can be resumed, 2 the command could not be run as given.
     """
-    topics = own_topics_of(forks, own)
+    topics, consumed = own_topics_of(forks, own), queues_of(forks, queues)
     wanted = [
-        Fork(workload, name if key is None else key, groups, topics[workload])
+        Fork(workload, name if key is None else key, groups, topics[workload], consumed[workload])
         for workload, groups in reads_of(forks, reads).items()
     ]
     with _said(), _opened(store) as opened:
-        kafka = open_kafka(servers, kafka_config)
-        _check_forks(opened, wanted, kafka)
+        kafka, rabbit = open_kafka(servers, kafka_config), open_rabbit(rabbitmq)
+        _check_forks(opened, wanted, kafka, rabbit)
         again = "run the same command again and it goes on from there, or `tenancy sandbox delete " + name + "`"
-        with _following(name, opened, kafka, deadline, again) as controller:
+        with _following(name, opened, kafka, rabbit, deadline, again) as controller:
             rows = controller.create(name, wanted, deadline=deadline, late=late)
-        _end(name, opened, rows, as_json)
+        end(name, opened, rows, as_json)
 
 
 @sandbox.command()
 @_name
 @_broker
 @_broker_file
+@_rabbit
 @click.option(
     "--deadline", type=_SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="When to give up; what is done stays."
 )
@@ -146,6 +151,7 @@ def delete(
     name: RoutingKey,
     servers: str | None,
     kafka_config: str | None,
+    rabbitmq: str | None,
     deadline: float,
     drain: float | None,
     remaining: str,
@@ -169,28 +175,41 @@ def delete(
         rows = _rows(opened, name)
         if not rows:
             click.echo(f"{redacted(opened.name)} knows of no sandbox {name}, so there is nothing to delete", err=True)
-        kafka = open_kafka(servers, kafka_config)
+        kafka, rabbit = open_kafka(servers, kafka_config), open_rabbit(rabbitmq)
         for row in rows:
             if row.state not in (State.NONE, State.CREATING):
                 _check_kafka(row.workload, row.groups, kafka)
+            if row.state is not State.NONE:
+                _check_rabbit(row.workload, row.queues, rabbit)
         if kafka is None and any(_table(opened).own_topics(name)):
             raise click.UsageError(
                 f"{name} has topics of its own, and it is not said where Kafka is; give --kafka HOST:PORT, or set TENANCY_KAFKA"
             )
-        with _following(name, opened, kafka, deadline, "run the same command again and it goes on from there") as controller:
+        with _following(
+            name, opened, kafka, rabbit, deadline, "run the same command again and it goes on from there"
+        ) as controller:
             rows = controller.delete(name, deadline=deadline, drain=drain, remaining=rest)
-        _end(name, opened, rows, as_json)
+            for left in controller.left(name):
+                click.echo(f"tenancy sandbox: {redacted(told_leftover(left))}", err=True)
+        end(name, opened, rows, as_json)
 
 
 @sandbox.command()
 @click.argument("name", metavar="[NAME]", required=False, callback=_key)
 @_broker
 @_broker_file
+@_rabbit
 @_place
 @_as_json
 @click.pass_context
 def status(
-    context: click.Context, name: RoutingKey | None, servers: str | None, kafka_config: str | None, store: str | None, as_json: bool
+    context: click.Context,
+    name: RoutingKey | None,
+    servers: str | None,
+    kafka_config: str | None,
+    rabbitmq: str | None,
+    store: str | None,
+    as_json: bool,
 ) -> None:
     """
     Say where a sandbox is, or all that there are: states in words, what is left to handle, what is wrong, and what to do next.
@@ -199,18 +218,20 @@ def status(
     """
     with _said(), _opened(store) as opened:
         rows = [row for row in _rows(opened, name) if name is not None or row.state is not State.NONE]
-        if name is not None and not rows:
+        kafka, rabbit = open_kafka(servers, kafka_config), open_rabbit(rabbitmq)
+        context.call_on_close(lambda: None if rabbit is None else rabbit.close())
+        left = [] if name is None else _left_of(name, opened, rabbit)
+        if name is not None and not rows and not left:
             raise _Failed(f"{redacted(opened.name)} knows of no sandbox {name}; `tenancy sandbox list` has those that there are")
-        kafka = open_kafka(servers, kafka_config)
-        situations = [situation_of(row, opened, kafka) for row in rows]
+        situations = [situation_of(row, opened, kafka, rabbit) for row in rows]
         topics = topics_of(_table(opened), name, kafka)
         if as_json:
-            keys = [_situation(situation) for situation in situations]
-            _print_json({"store": opened.name, "keys": keys, "topics": [vars(topic) for topic in topics]})
+            keys = [situation_document(situation) for situation in situations]
+            _print_json({"store": opened.name, "keys": keys, "topics": [vars(topic) for topic in topics], "left": left})
         else:
-            _print_situations(opened, situations, topics)
-    wrong = kafka is not None and any(situation.findings for situation in situations)
-    context.exit(1 if wrong or any(topic.findings for topic in topics) else 0)
+            print_situations(opened, situations, topics, left)
+    wrong = any(_asked(situation, kafka, rabbit) and situation.findings for situation in situations)
+    context.exit(1 if wrong or left or any(topic.findings for topic in topics) else 0)
 
 
 @sandbox.command(name="list")
@@ -219,13 +240,13 @@ def status(
 @_as_json
 def list_(gone: bool, store: str | None, as_json: bool) -> None:
     """
-    List sandboxes, with their workloads, keys, states and cuts, as the route store has them.
+    List sandboxes, with their workloads, keys, states, cuts and queues, as the route store has them.
     """
     with _said(), _opened(store) as opened:
         rows = [row for row in _rows(opened, None) if gone or row.state is not State.NONE]
         if as_json:
-            return _print_json({"store": opened.name, "keys": [_document(row) for row in rows]})
-        _print_rows(opened, rows, "no sandbox has a key")
+            return _print_json({"store": opened.name, "keys": [document(row) for row in rows]})
+        print_rows(opened, rows, "no sandbox has a key")
 
 
 @contextmanager
@@ -238,7 +259,9 @@ def _said() -> Iterator[None]:
 
 
 @contextmanager
-def _following(name: str, store: RouteStore, kafka: KafkaBroker | None, deadline: float, again: str) -> Iterator[Controller]:
+def _following(
+    name: str, store: RouteStore, kafka: KafkaBroker | None, rabbit: RabbitBroker | None, deadline: float, again: str
+) -> Iterator[Controller]:
     """
     Show what a controller does; whoever interrupts it is told what is there now.
     """
@@ -246,13 +269,16 @@ def _following(name: str, store: RouteStore, kafka: KafkaBroker | None, deadline
     try:
         # What a handler prints is not part of the result.
         with redirect_stdout(sys.stderr), Following(deadline) as follow:
-            yield Controller(store, kafka, progress=follow)
+            yield Controller(store, kafka, rabbit=rabbit, progress=follow)
     except TenancyError:
         click.echo(f"tenancy sandbox: {_left(name, store)}; {again}", err=True)
         raise
     except KeyboardInterrupt as error:
         click.echo(f"tenancy sandbox: interrupted; {_left(name, store)}; {again}", err=True)
         raise click.Abort from error
+    finally:
+        if rabbit is not None:
+            rabbit.close()
 
 
 def _left(name: str, store: RouteStore) -> str:
@@ -264,7 +290,7 @@ def _left(name: str, store: RouteStore) -> str:
     return f"nothing is lost, and {told}" if rows else "nothing was written"
 
 
-def _check_forks(store: RouteStore, forks: list[Fork], kafka: KafkaBroker | None) -> None:
+def _check_forks(store: RouteStore, forks: list[Fork], kafka: KafkaBroker | None, rabbit: RabbitBroker | None) -> None:
     table = _table(store)
     for fork in forks:
         if fork.workload not in table.workloads:
@@ -276,11 +302,14 @@ def _check_forks(store: RouteStore, forks: list[Fork], kafka: KafkaBroker | None
         row = table.handover(fork.workload, RoutingKey(fork.key))
         if row is not None and row.state is State.CREATING:
             groups: Any = row.groups
-        elif fork.groups is not None:
-            groups = fork.groups
+            queues: Any = row.queues
         else:
-            groups = {member.group for member in store.members(fork.workload)}
+            members = [member for member in store.members(fork.workload) if not member.sandbox]
+            groups = {member.group for member in members if member.group} if fork.groups is None else fork.groups
+            consumed = {queue for member in members if not member.group for queue in member.topics}
+            queues = consumed if fork.queues is None else fork.queues
         _check_kafka(fork.workload, groups, kafka)
+        _check_rabbit(fork.workload, queues, rabbit)
         if fork.own_topics and kafka is None:
             raise click.UsageError(
                 "--own-topic needs Kafka, and it is not said where that is; give --kafka HOST:PORT, or set TENANCY_KAFKA"
@@ -295,6 +324,29 @@ def _check_kafka(workload: str, groups: Any, kafka: KafkaBroker | None) -> None:
         )
 
 
+def _check_rabbit(workload: str, queues: Any, rabbit: RabbitBroker | None) -> None:
+    if queues and rabbit is None:
+        raise click.UsageError(
+            f"{workload} consumes {', '.join(sorted(queues))} on RabbitMQ, and it is not said where that is; give --rabbitmq "
+            "amqp://HOST:5672/VHOST, or set TENANCY_RABBITMQ"
+        )
+
+
+def _asked(situation: Situation, kafka: KafkaBroker | None, rabbit: RabbitBroker | None) -> bool:
+    """
+    Whether what was found is more than that nobody was asked.
+    """
+    row = situation.row
+    return kafka is not None or (rabbit is not None and bool(row.queues))
+
+
+def _left_of(name: RoutingKey, store: RouteStore, rabbit: RabbitBroker | None) -> list[str]:
+    try:
+        return [told_leftover(left) for left in Controller(store, rabbit=rabbit).left(name)]
+    except HandoverError as error:
+        return [str(error)]
+
+
 def _table(store: RouteStore) -> RouteTable:
     return table_of(store.snapshot(), origin=store.name)
 
@@ -302,73 +354,3 @@ def _table(store: RouteStore) -> RouteTable:
 def _rows(store: RouteStore, name: str | None) -> list[Handover]:
     rows = _table(store).handovers()
     return sorted((row for row in rows if name in (None, row.sandbox)), key=lambda row: (row.sandbox, row.workload, row.key))
-
-
-def _document(row: Handover) -> dict[str, Any]:
-    return {"workload": row.workload, **_row(row)}
-
-
-def _situation(situation: Situation) -> dict[str, Any]:
-    return {
-        **_document(situation.row),
-        "state_in_words": situation.state_in_words,
-        "kafka": [vars(reading) for reading in situation.readings],
-        "findings": situation.findings,
-        "next": situation.next,
-    }
-
-
-def _end(name: str, store: RouteStore, rows: list[Handover], as_json: bool) -> None:
-    if as_json:
-        return _print_json({"store": store.name, "sandbox": name, "keys": [_document(row) for row in rows]})
-    if rows:
-        _print_rows(store, rows, "")
-
-
-def _print_rows(store: RouteStore, rows: list[Handover], none: str) -> None:
-    console, drawn = _console()
-    console.print(_text(store.name))
-    if not rows:
-        console.print(_text(f"  {none}"))
-    for name in dict.fromkeys(row.sandbox for row in rows):
-        console.print()
-        _heading(console, name)
-        shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for title in ("workload", "key", "state", "life", "records of its own"):
-            shown.add_column(title, overflow="fold")
-        for row in rows:
-            if row.sandbox == name:
-                told = "\n".join(cuts(row)) or ("none yet" if row.groups else "reads no Kafka")
-                shown.add_row(*map(_text, (row.workload, row.key, row.state.value, str(row.epoch))), _lines(told))
-        console.print(Padding(shown, (0, 0, 0, 2)))
-    _print(drawn)
-
-
-def _print_situations(store: RouteStore, situations: list[Situation], topics: list[TopicState]) -> None:
-    console, drawn = _console()
-    console.print(_text(store.name))
-    if not situations:
-        console.print(_text("  no sandbox has a key"))
-    for situation in situations:
-        row = situation.row
-        console.print()
-        _heading(console, f"{row.sandbox}: {row.key} on {row.workload}")
-        rows = [("state", f"{row.state.value}, life {row.epoch}: {situation.state_in_words}")]
-        told = "\n".join(cuts(row))
-        if told:
-            rows.append(("cuts", told))
-        if row.claimant:
-            rows.append(("gap reader", row.claimant))
-        for reading in situation.readings:
-            left = "begins nowhere yet" if reading.left is None else f"{reading.left} records left, those of other keys included"
-            rows.append(("group", f"{reading.sandbox_group}: {left}; members: {', '.join(reading.members) or 'none'}"))
-        asked = situation.readings or row.state is State.NONE
-        rows += [("wrong" if asked else "note", finding) for finding in situation.findings]
-        rows.append(("next", situation.next))
-        _pairs(console, rows)
-    for topic in topics:
-        console.print()
-        _heading(console, f"{topic.sandbox}: {topic.topic}, a topic of its own in the place of {topic.base}")
-        there = "" if topic.partitions is None else f", {counted(topic.partitions, 'partition')}"
-        _pairs(console, [("state", f"{topic.state}{there}"), *(("wrong", finding) for finding in topic.findings)])
-    _print(drawn)

@@ -1,5 +1,5 @@
 """
-Where a sandbox is: the state of each of its keys in words, how far it is in Kafka, what is wrong, and what to do next.
+Where a sandbox is: the state of each of its keys in words, how far it is in Kafka and on RabbitMQ, what is wrong, and what to do next.
 """
 
 from __future__ import annotations
@@ -16,21 +16,14 @@ from ..routes.lives import gap
 from ..routes.stores import RouteStore
 from .inspection.report import counted
 from .logs import ask_logs, wrong_logs
+from .queues import Consuming, consuming_of, nobody_reads, waiting_of, wrong_queues
+from .states import words_of
 
 if TYPE_CHECKING:
     from ..messaging.kafka.broker import KafkaBroker, Topic
+    from ..messaging.rabbitmq.broker import RabbitBroker
 
-__all__ = ["STATES", "Reading", "Situation", "situation_of"]
-
-#: What each state means for an operator.
-STATES: Mapping[State, str] = {
-    State.NONE: "over: no sandbox has the key",
-    State.CREATING: "the sandbox is about to have it; its records wait until the start cuts are written",
-    State.ACTIVE: "the sandbox has it from the start cuts on",
-    State.DELETING: "the sandbox is about to lose it; its records wait until the end cuts are written",
-    State.DRAINING: "the sandbox handles what came before the end cuts; all that follows is the baseline's already",
-    State.RECLAIMING: "the sandbox did not get to the end cuts; a gap reader takes its place up to there",
-}
+__all__ = ["Reading", "Situation", "situation_of"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +58,7 @@ class Situation:
         row: Its lives.
         state_in_words: What its state means.
         readings: How far the sandbox is in Kafka; none where it reads nothing, or where the broker was not asked.
+        consumings: How far it is on RabbitMQ; none where it consumes nothing, or where the broker was not asked.
         findings: What is wrong, or not known.
         next: What to do.
     """
@@ -72,11 +66,12 @@ class Situation:
     row: Handover
     state_in_words: str
     readings: list[Reading] = field(default_factory=list)
+    consumings: list[Consuming] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     next: str = ""
 
 
-def situation_of(row: Handover, store: RouteStore, kafka: KafkaBroker | None) -> Situation:
+def situation_of(row: Handover, store: RouteStore, kafka: KafkaBroker | None, rabbit: RabbitBroker | None = None) -> Situation:
     """
     Find out where a key of a sandbox is.
 
@@ -84,6 +79,7 @@ def situation_of(row: Handover, store: RouteStore, kafka: KafkaBroker | None) ->
         row: Its lives.
         store: The route store.
         kafka: The Kafka cluster; None: nothing is said about it.
+        rabbit: The RabbitMQ broker; None: nothing is said about it.
     """
     readings: list[Reading] = []
     findings: list[str] = []
@@ -109,7 +105,17 @@ def situation_of(row: Handover, store: RouteStore, kafka: KafkaBroker | None) ->
             findings.append(
                 f"expired: retention has removed up to {counted(reading.expired, 'record')} before {reading.sandbox_group} got there"
             )
-    return Situation(row, STATES[row.state], readings, findings, _next(row, readings))
+    consumings: list[Consuming] = []
+    if row.queues and row.state is not State.NONE:
+        if rabbit is None:
+            findings.append(f"consumes {', '.join(sorted(row.queues))} on RabbitMQ; --rabbitmq URL tells how far the sandbox is")
+        else:
+            try:
+                consumings = consuming_of(row, store, rabbit)
+                findings += wrong_queues(row, consumings)
+            except HandoverError as error:
+                findings.append(str(error))
+    return Situation(row, words_of(row), readings, consumings, findings, _next(row, readings, consumings))
 
 
 def _reading(
@@ -135,25 +141,35 @@ def _reading(
     )
 
 
-def _next(row: Handover, readings: list[Reading]) -> str:
+def _next(row: Handover, readings: list[Reading], consumings: list[Consuming]) -> str:
     create = f"`tenancy sandbox create {row.sandbox} --fork {row.workload}{'' if row.key == row.sandbox else f' --key {row.key}'}`"
     delete = f"`tenancy sandbox delete {row.sandbox}`"
     members = [member for reading in readings for member in reading.members]
     left = sum(reading.left or 0 for reading in readings)
+    strangers = any(reading.unregistered for reading in readings) or any(one.unregistered for one in consumings)
+    holders = [reader for one in consumings for reader in one.readers]
     if row.state is State.NONE:
         return "nothing"
     if row.state is State.CREATING:
-        first = "end or upgrade the members that are named, then " if any(reading.unregistered for reading in readings) else ""
+        who = "members" if not any(one.unregistered for one in consumings) else "consumers"
+        first = f"end or upgrade the {who} that are named, then " if strangers else ""
         return f"{first}run {create} if no command is at work on it: it goes on from here; or give it up: {delete}"
     if row.state is State.ACTIVE:
-        if readings and not members:
+        if (readings and not members) or nobody_reads(row, consumings):
             return f"start the sandbox's consumers, since nobody reads in its place; {delete} takes the key back"
         return f"nothing; {delete} takes the key back"
     if row.state is State.DELETING:
         return f"run {delete} if no command is at work on it: it goes on from here"
     if row.state is State.DRAINING and left and readings and not members:
         return f"start the sandbox's consumers again, or let {delete} read what is left in their place once --drain has passed"
+    if row.state is State.DRAINING and consumings and not readings and not holders:
+        return (
+            f"run {delete} if no command is at work on it: it takes out what is left, {counted(waiting_of(consumings), 'message')}"
+        )
     if row.state is State.DRAINING:
         return f"keep the sandbox's consumers running until nothing is left; {delete} then ends it"
-    ended = f"end the sandbox's processes, which have not left {readings[0].sandbox_group}; then " if members else ""
+    stayed = [reading.sandbox_group for reading in readings if reading.members] + [
+        one.sandbox_queue for one in consumings if one.readers
+    ]
+    ended = f"end the sandbox's processes, which have not left {', '.join(stayed)}; then " if stayed else ""
     return f"{ended}run {delete} if no command is at work on it: it goes on from here"

@@ -25,6 +25,7 @@ CounterName = Literal[
     "tenancy.egress.withheld",
     "tenancy.routes.reload_failures",
     "tenancy.partition.unknown_keys",
+    "tenancy.messages.claims",
 ]
 
 _DESCRIPTIONS: Mapping[CounterName, str] = {
@@ -36,6 +37,7 @@ _DESCRIPTIONS: Mapping[CounterName, str] = {
     "tenancy.egress.withheld": "Requests that went out without their routing key because the host is not trusted.",
     "tenancy.routes.reload_failures": "Attempts to read a changed route table that failed; the last good one holds.",
     "tenancy.partition.unknown_keys": "Statements of a routing key that has no partition in the database.",
+    "tenancy.messages.claims": "Claims of message ids, by what came of them.",
 }
 
 _meter = metrics.get_meter("tenancy")

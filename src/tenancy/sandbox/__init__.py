@@ -4,6 +4,7 @@ The life of a sandbox: keys are handed to it and taken back, each step visible i
 
 from __future__ import annotations
 
-from .controller import Controller, Fork, Progress
+from .controller import Controller
+from .forks import Fork, Progress
 
 __all__ = ["Controller", "Fork", "Progress"]

@@ -6,26 +6,26 @@ It remembers nothing but what is in the route store. Whoever finds a life half-w
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ConflictError, HandoverError, RouteSourceError
 from ..key import RoutingKey
-from ..messaging.kafka.groups import group_name
-from ..naming import is_workload
 from ..routes import Handover, RouteTable, State
 from ..routes.lease import now, outwait
-from ..routes.lives import abandon, activate, begin_create, begin_delete, claim_gap, drain, finish, is_drained, replace_reader
+from ..routes.lives import abandon, activate, begin_create, begin_delete, claim_gap, drain, finish, replace_reader
 from ..routes.stores import Put, RouteStore, put_handover, put_workload, table_of
-from .own_topics import OwnTopics, checked_bases
+from .forks import Fork, Progress, checked
+from .groups import Groups
+from .leftovers import Leftover, Leftovers
+from .own_topics import OwnTopics
 from .queues import Queues
 
 if TYPE_CHECKING:  # whoever names no Kafka needs no client for it
-    from ..messaging.kafka.broker import GroupMember, KafkaBroker, Topic
+    from ..messaging.kafka.broker import KafkaBroker
     from ..messaging.kafka.gap import Remaining
     from ..messaging.rabbitmq.broker import RabbitBroker
 
@@ -36,45 +36,6 @@ T = TypeVar("T")
 _LOOK_EVERY = 0.2
 # For how many leases another gap reader may show nothing of itself.
 _PATIENCE = 3
-
-
-class Fork(NamedTuple):
-    """
-    What a sandbox forks.
-
-    Args:
-        workload: The workload, ``namespace/name``.
-        key: The routing key under which.
-        groups: The consumer groups in which the baseline of this workload reads Kafka, each with its topics. None: those that its running
-            instances have registered.
-        own_topics: The topics of the baseline in whose place it has topics of its own on this workload, as ``topic_name`` names them: each is
-            made like that of the baseline before the key is active, and removed when the sandbox is gone.
-        queues: The queues that the baseline of this workload consumes on RabbitMQ, each with the headers exchange that routes to the
-            sandbox's by itself, or with nothing where the baseline forwards. None: those that its running instances have registered.
-    """
-
-    workload: str
-    key: RoutingKey | str
-    groups: Mapping[str, Sequence[str]] | None = None
-    own_topics: Sequence[str] = ()
-    queues: Mapping[str, str] | None = None
-
-
-class Progress(NamedTuple):
-    """
-    Where the work on one key and workload is.
-
-    Args:
-        workload: The workload.
-        key: The key.
-        state: Where in its life the key is.
-        waiting: What is being waited for, in words; empty: nothing.
-    """
-
-    workload: str
-    key: RoutingKey
-    state: State
-    waiting: str = ""
 
 
 class Controller:
@@ -99,7 +60,6 @@ class Controller:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
-        self._kafka = kafka
         self._progress = progress
         self._sleep = sleep
         #: By what it is known as a gap reader.
@@ -109,8 +69,10 @@ class Controller:
         self._told: dict[tuple[str, RoutingKey], Progress] = {}
         # Of which rows the queues were closed, by their version.
         self._closed: dict[tuple[str, RoutingKey], int] = {}
+        self._groups = Groups(store, kafka)
         self._own = OwnTopics(store, kafka)
         self._queues = Queues(store, rabbit)
+        self._leftovers = Leftovers(store, rabbit)
         # What passes: a step is taken again until the deadline.
         self._passing: tuple[type[Exception], ...] = (RouteSourceError,)
         if kafka is not None:
@@ -139,7 +101,7 @@ class Controller:
             HandoverError: If a key is another sandbox's, if a member of a baseline's group does not know of tenancy, or at the deadline.
         """
         sandbox = RoutingKey(sandbox)
-        wanted = [_checked(fork) for fork in forks]
+        wanted = [checked(fork) for fork in forks]
         if late not in ("baseline", "drop"):
             raise HandoverError(f"late is {late!r}; use 'baseline' or 'drop'")
         end = now() + deadline
@@ -172,13 +134,14 @@ class Controller:
         rows = self._retried(lambda: self.status(sandbox), end)
         for row in rows:
             if row.state not in (State.NONE, State.CREATING):
-                self._check_kafka(row.workload, row.groups)
+                self._groups.check(row.workload, row.groups)
                 self._queues.check(row.workload, row.queues)
         for row in rows:  # all at once, so that they wait together
             if row.state is State.ACTIVE:
                 self._write(begin_delete(row))
         ended = [self._delete(row, end, drained_by, remaining) for row in rows]
         self._until(lambda: self._own.remove(RoutingKey(sandbox)), "topics of its own to be gone", end)
+        self._until(lambda: self._leftovers.remove(sandbox), "queues that a create has left to be gone", end)
         return ended
 
     def status(self, sandbox: str | None = None) -> list[Handover]:
@@ -187,14 +150,17 @@ class Controller:
         """
         return [row for row in self._table().handovers() if sandbox is None or row.sandbox == sandbox]
 
+    def left(self, sandbox: str) -> list[Leftover]:
+        """
+        Return what creates of a sandbox that were killed have left on RabbitMQ; `delete` removes what of it is empty and not used.
+        """
+        return self._leftovers.of(sandbox)
+
     def remade(self, row: Handover) -> list[str]:
         """
         Return the topics that were deleted and made again since a key was handed over: where their cuts lie means nothing any more.
         """
-        if self._kafka is None or not row.epochs:
-            return []
-        ids = row.epochs[-1].ids
-        return sorted(name for name, topic in self._kafka.topics(ids).items() if topic.id != ids[name])
+        return self._groups.remade(row)
 
     # The steps
 
@@ -205,10 +171,9 @@ class Controller:
             if row is not None and row.sandbox == sandbox and row.state in (State.CREATING, State.ACTIVE):
                 self._own.check(table, sandbox, fork.workload, fork.own_topics)
                 return True
-            groups = fork.groups if fork.groups is not None else self._registered(fork.workload)
+            groups, queues = self._read_by(fork)
             named = {group: self._own.replaced(sandbox, fork.own_topics, topics) for group, topics in groups.items()}
-            self._check_kafka(fork.workload, named)
-            queues = self._queues.registered(fork.workload) if fork.queues is None else dict(fork.queues)
+            self._groups.check(fork.workload, named)
             self._queues.check(fork.workload, queues)
             rows = table.handovers(fork.workload)
             new = begin_create(rows, fork.workload, RoutingKey(fork.key), sandbox, named, late=late, queues=queues)
@@ -230,18 +195,11 @@ class Controller:
             self._tell(row)
             if row.state is State.ACTIVE:
                 return row
-            self._check_kafka(row.workload, row.groups)
+            self._groups.check(row.workload, row.groups)
             self._queues.check(row.workload, row.queues)
             self._wait_settled(row, end)
             self._wait_members(row, end)
-            topics = self._topics(row)
-            missing = sorted({name for names in row.groups.values() for name in names} - topics.keys())
-            if missing:
-                raise HandoverError(
-                    f"Kafka has no topic {', '.join(missing)}, which {row.workload} is said to read; create it first"
-                )
-            ids = {name: topic.id for name, topic in topics.items()}
-            ends = self._kafka.log_ends(topics) if self._kafka else {}
+            ends, ids = self._groups.beginnings(row)
             self._write(activate(row, self._own.beginnings(sandbox, ends), ids))
             return None
 
@@ -254,27 +212,28 @@ class Controller:
             row = self._row(first.workload, first.key)
             self._tell(row)
             if row.state is State.NONE or row.epoch != first.epoch:
+                self._queues.leave(first)
                 ended = first._replace(state=State.NONE, version=row.version)
                 if ended.groups:
                     # Whoever was put out of its group just now would begin anew where its commits are gone.
                     self._wait_settled(ended, end)
                     self._delete_groups(ended, end)
-                return row
+                return row if row.epoch == first.epoch else ended
             if row.state is State.CREATING:
                 self._write(abandon(row))
                 return None
-            self._check_kafka(row.workload, row.groups)
+            self._groups.check(row.workload, row.groups)
             self._queues.check(row.workload, row.queues)
             if row.state is State.ACTIVE:
                 self._write(begin_delete(row))
             elif row.state is State.DELETING:
                 self._close_in(row)
                 self._wait_settled(row, end)
-                self._tell_remade(row)
-                self._write(drain(row, self._kafka.log_ends(self._topics(row)) if self._kafka else {}))
+                self._groups.tell_remade(row)
+                self._write(drain(row, self._groups.ends(row)))
             elif row.state is State.DRAINING:
                 waiting = self._queues.drain(row)
-                if not self._is_drained(row):
+                if not self._groups.is_drained(row):
                     waiting = waiting or f"sandbox {row.sandbox} to handle what came before the end"
                 if not waiting:
                     self._write(finish(row))
@@ -307,6 +266,7 @@ class Controller:
 
     def _reclaim(self, row: Handover, end: float, remaining: Remaining) -> None:
         if row.claimant != self.name:
+            self._queues.leave(row)
             # Of somebody who may still be at work, and then is left in peace: two would take it from one another for ever.
             patience = now() + _PATIENCE * outwait(self._store.head().lease)
             while now() < patience:
@@ -316,20 +276,13 @@ class Controller:
             self._write(claim_gap(row, self.name))
             return
         self._wait_settled(row, end)
-        assert self._kafka is not None or not row.groups  # noqa: S101 - without Kafka nothing is left to read
-        for base in row.groups:
-            group = group_name(base, row.sandbox, row.generation)
-            while members := self._members(group):
+        for group in self._groups.of_sandbox(row):
+            while members := self._groups.members(group):
                 named = ", ".join(map(str, members))
                 self._pause(row, f"the members of {group} to leave it, since they might still handle something: {named}", end)
-        if self._kafka is not None:
-            from ..messaging.kafka.gap import GapReader
-
-            reader = GapReader(
-                self._kafka, self._store, row, self.name, remaining, tell=lambda text: self._tell(row, text), sleep=self._sleep
-            )
-            if not reader.run(end):
-                return
+        reader = self._groups.reader(row, self.name, remaining, tell=lambda text: self._tell(row, text), sleep=self._sleep)
+        if reader is not None and not reader.run(end):
+            return
         while waiting := self._queues.drain(row):
             self._pause(row, waiting, end)
         found = self._row(row.workload, row.key)
@@ -346,26 +299,11 @@ class Controller:
             self._closed[at] = row.version
             self._settled[at] = (row.version, now())
 
-    def _is_drained(self, row: Handover) -> bool:
-        if self._kafka is None or not row.groups:
-            return True
-        topics = self._topics(row)
-        committed = {base: self._kafka.committed(group_name(base, row.sandbox, row.generation), topics) for base in row.groups}
-        return is_drained(row, committed, self._kafka.log_starts(topics))
-
     def _delete_groups(self, row: Handover, end: float) -> None:
-        living = [
-            other
-            for other in self._table().handovers(row.workload)
-            if other.sandbox == row.sandbox and other.generation == row.generation and other.state is not State.NONE
-        ]
-        if self._kafka is None or living:
-            return
-        for base in row.groups:
-            group = group_name(base, row.sandbox, row.generation)
-            while self._members(group):
+        for group in self._groups.spent(row):
+            while self._groups.members(group):
                 self._pause(row, f"the members of {group} to leave it", end)
-            self._kafka.delete_group(group)
+            self._groups.delete(group)
 
     # Waiting
 
@@ -399,18 +337,7 @@ class Controller:
         Wait until every member of the baseline's groups is one that knows of tenancy.
         """
         for group in row.groups:
-            while True:
-                registered = self._store.members(row.workload)
-                mixed = sorted({member.sandbox for member in registered if member.group == group and member.sandbox})
-                if mixed:
-                    raise HandoverError(
-                        f"sandbox {', '.join(mixed)} reads in {group}, the group of the baseline of {row.workload}, and takes its records; "
-                        "give 'group.id' by way of SelectiveConsumer, which derives one for each sandbox"
-                    )
-                known = {member.member for member in registered}
-                strangers = [member for member in self._members(group) if member.id not in known]
-                if not strangers:
-                    break
+            while strangers := self._groups.strangers(row, group):
                 named = ", ".join(map(str, strangers))
                 self._pause(
                     row,
@@ -434,15 +361,6 @@ class Controller:
 
     # What others know
 
-    def _check_kafka(self, workload: str, groups: Mapping[str, Sequence[str]]) -> None:
-        """
-        Make sure that a broker is there for a workload that reads from one: cuts that nobody asked it for would be wrong.
-        """
-        if groups and self._kafka is None:
-            raise HandoverError(
-                f"{workload} reads Kafka in {', '.join(sorted(groups))}, and it is not said where that is; give kafka=KafkaBroker(...)"
-            )
-
     def _table(self) -> RouteTable:
         return table_of(self._store.snapshot(), origin=self._store.name)
 
@@ -462,35 +380,24 @@ class Controller:
         self._tell(row)
         return True
 
-    def _registered(self, workload: str) -> dict[str, Sequence[str]]:
-        groups: dict[str, set[str]] = {}
-        for member in self._store.members(workload):
-            if member.group and not member.sandbox:  # also one that was killed has not taken its registration back
-                groups.setdefault(member.group, set()).update(member.topics)
-        if not groups and self._kafka is not None and not self._queues.registered(workload):
+    def _read_by(self, fork: Fork) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+        """
+        Return the groups with their topics, and the queues, of a fork's baseline: as given, or as its running instances have registered them.
+        """
+        workload = fork.workload
+        groups = self._groups.registered(workload) if fork.groups is None else dict(fork.groups)
+        queues = self._queues.registered(workload) if fork.queues is None else dict(fork.queues)
+        if fork.groups is None and not groups and self._groups.known and not self._queues.registered(workload):
             raise HandoverError(
                 f"no running instance of {workload} has registered what it reads from Kafka; start the baseline first, or name its groups "
                 "and topics: --reads GROUP=TOPIC,TOPIC; or, where it reads none, --reads none"
             )
-        return {group: sorted(topics) for group, topics in groups.items()}
-
-    def _topics(self, row: Handover) -> dict[str, Topic]:
-        names = {name for topics in row.groups.values() for name in topics}
-        return self._kafka.topics(names) if self._kafka else {}
-
-    def _members(self, group: str) -> list[GroupMember]:
-        return self._kafka.members(group) if self._kafka else []
-
-    def _tell_remade(self, row: Handover) -> None:
-        for topic in self.remade(row):
-            logging.getLogger("tenancy").error(
-                "the topic %s was made again since %s on %s was handed to sandbox %s: the cuts are those of the old records. Of the new ones "
-                "the baseline handles those before the start cut, and nobody those between start and end; see docs/how-to/hand-over.md",
-                topic,
-                row.key,
-                row.workload,
-                row.sandbox,
+        if fork.queues is None and not queues and self._queues.known and not self._groups.registered(workload):
+            raise HandoverError(
+                f"no running instance of {workload} has registered what it consumes on RabbitMQ; start the baseline first, or name its "
+                "queues: --queue NAME; or, where it consumes none, --queue none"
             )
+        return groups, queues
 
     def _tell(self, row: Handover | Progress, waiting: str = "") -> None:
         told = Progress(row.workload, row.key, row.state, waiting)
@@ -498,9 +405,3 @@ class Controller:
         if told != before and (waiting or before is None or before.state is not told.state):
             self._told[row.workload, row.key] = told
             self._progress(told)
-
-
-def _checked(fork: Fork) -> Fork:
-    if not is_workload(fork.workload):
-        raise HandoverError(f"{fork.workload!r} is no workload; write namespace/name in lower case, such as shop/orders")
-    return fork._replace(key=RoutingKey(fork.key), own_topics=checked_bases(fork.own_topics))

@@ -51,9 +51,16 @@ class Queues:
     def __init__(self, store: RouteStore, rabbit: RabbitBroker | None) -> None:
         self._store = store
         self._rabbit = rabbit
-        # Since when nobody was seen to have anything of a queue in his hands.
-        self._quiet: dict[str, float] = {}
+        # Since when nobody was seen to have anything of a queue in his hands, and under which lock: while somebody else had it, he may have.
+        self._quiet: dict[str, tuple[int, float]] = {}
         self._moved: dict[str, tuple[int, int]] = {}
+
+    @property
+    def known(self) -> bool:
+        """
+        Whether there is a broker to ask.
+        """
+        return self._rabbit is not None
 
     def registered(self, workload: str) -> dict[str, str]:
         """
@@ -98,10 +105,18 @@ class Queues:
         for base in row.queues:
             assert self._rabbit is not None  # noqa: S101 - checked before
             state = self._rabbit.state(base)
-            known = [member for member in self._readers(row.workload, base) if not member.sandbox]
+            known = [member for member in self.readers(row.workload, base) if not member.sandbox]
             if state is not None and state.consumers > len(known):
                 found.append(Strangers(base, state.consumers - len(known)))
         return found
+
+    def readers(self, workload: str, queue: str) -> list[Member]:
+        """
+        Return the registered consumers of a queue whose connection lives.
+        """
+        rabbit = self._rabbit
+        assert rabbit is not None  # noqa: S101 - checked before
+        return [member for member in self._members(workload) if queue in member.topics and rabbit.alive(member.member)]
 
     def close_in(self, row: Handover) -> None:
         """
@@ -121,22 +136,35 @@ class Queues:
         waiting = [self._drain(row, base, names) for base, names in self._names(row)]
         return "; ".join(filter(None, waiting))
 
+    def leave(self, row: Handover) -> None:
+        """
+        Let somebody else take out what is left.
+        """
+        for _, names in self._names(row):
+            if self._rabbit is not None:
+                self._rabbit.unlock(names)
+
     def _drain(self, row: Handover, base: str, names: Names) -> str:
         rabbit = self._rabbit
         assert rabbit is not None  # noqa: S101 - checked before
-        if not rabbit.lock(names):
+        lock = rabbit.lock(names)
+        if not lock:
             return f"somebody else, who moves what is left in {names.queue}"
         moved = rabbit.move(base, names, "drop" if row.late == "drop" else "baseline")
         returned, dropped = self._moved.get(names.queue, (0, 0))
         self._moved[names.queue] = (returned + moved.returned, dropped + moved.dropped)
         state = rabbit.state(names.queue)
         if state is not None:
-            readers = self._readers(row.workload, names.queue)
+            readers = self.readers(row.workload, names.queue)
             if readers or state.consumers or state.ready:
                 self._quiet.pop(names.queue, None)
+                if not readers and not state.consumers:
+                    return f"{state.ready} messages that are left in {names.queue} to be moved"
                 named = ", ".join(member.member for member in readers) or f"{state.consumers} that are not registered"
                 return f"the sandbox's consumers of {names.queue} to end what they have begun, and leave it: {named}"
-            since = self._quiet.setdefault(names.queue, now())
+            under, since = self._quiet.get(names.queue, (0, 0.0))
+            if under != lock:
+                under, since = self._quiet[names.queue] = (lock, now())
             if now() - since < _MARGIN:
                 return f"{names.queue} to stay empty"
             dead = rabbit.state(names.dead)
@@ -168,11 +196,3 @@ class Queues:
 
     def _members(self, workload: str) -> list[Member]:
         return [member for member in self._store.members(workload) if not member.group]
-
-    def _readers(self, workload: str, queue: str) -> list[Member]:
-        """
-        Return the registered consumers of a queue whose connection lives.
-        """
-        rabbit = self._rabbit
-        assert rabbit is not None  # noqa: S101 - checked before
-        return [member for member in self._members(workload) if queue in member.topics and rabbit.alive(member.member)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from ._apps import Response
 from .carriers import SHAPES, Headers, Shape, carrier, header_lines
+from .deduplication import MemoryDeduplication
 from .hop import Hop
 from .hops import Hops, record_hops
 from .isolation import Configure, isolated_settings
@@ -23,6 +24,7 @@ __all__ = [
     "Hop",
     "Hops",
     "KafkaMessage",
+    "MemoryDeduplication",
     "MemoryRoutes",
     "MemoryStore",
     "Response",

@@ -278,6 +278,18 @@ class TestPostgreSQL(OutageContract, ServerContract):
             with other._database.connect() as connection:  # type: ignore[attr-defined]
                 assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == given
 
+    def test_the_isolation_of_the_server_does_not_matter(self, place: PostgreSQLPlace, store: RouteStore) -> None:
+        """Where transactions are serializable by default, a writer that has waited for another one goes on all the same."""
+        url = f"{place.url}%20-cdefault_transaction_isolation%3Dserializable"
+        with open_store(url)._database.connect(writing=True) as connection:  # type: ignore[attr-defined]
+            assert connection.exec_driver_sql("SHOW transaction_isolation").scalar() == "read committed"
+        writers = [threading.Thread(target=lambda: [open_store(url).write([]) for _ in range(10)]) for _ in range(4)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(30)
+        assert store.head().version == 40
+
     def test_passwords_are_not_told(self, postgresql: str) -> None:
         """Neither by the store's name nor by an error."""
         server = postgresql.rpartition("@")[2]

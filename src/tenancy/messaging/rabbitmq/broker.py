@@ -7,35 +7,24 @@ Everything goes over AMQP 0-9-1; the broker's management interface is not needed
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from ..._optional import extra
 from ...errors import HandoverError
 from ...key import RoutingKey
 from .copies import copy_headers
 from .names import Names
+from .session import TIMEOUT, QueueError, Session
 from .topology import check_queue, sandbox_arguments
 
 with extra("rabbitmq", "aio_pika"):
     import aio_pika
-    from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPreconditionFailed
+    from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed, DeliveryError, PublishError
     from aiormq.exceptions import ChannelLockedResource
 
 __all__ = ["Moved", "QueueError", "QueueState", "RabbitBroker"]
-
-T = TypeVar("T")
-
-_TIMEOUT = 10.0
-_BATCH = 100
-
-
-class QueueError(HandoverError):
-    """
-    RabbitMQ does not answer, or not as it should; nothing was changed.
-    """
 
 
 class QueueState(NamedTuple):
@@ -73,11 +62,7 @@ class RabbitBroker:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection: Any = None
-        # The locks that are held, by name: each is a queue that only its connection may use.
-        self._locks: dict[str, Any] = {}
+        self._session = Session(url)
 
     # What there is
 
@@ -88,7 +73,24 @@ class RabbitBroker:
         Raises:
             QueueError: If the broker does not answer.
         """
-        return self._run(lambda channel: self._state(channel, queue))
+        return self._session.run(lambda channel: _state(channel, queue))
+
+    def is_there(self, names: Names) -> bool:
+        """
+        Return whether a sandbox's queue, or something that leads to it, is there.
+
+        Raises:
+            QueueError: If the broker does not answer.
+        """
+
+        async def look(channel: Any) -> bool:
+            try:
+                await channel.get_exchange(names.exchange, ensure=True)
+            except ChannelNotFoundEntity:
+                return False
+            return True
+
+        return any(self.state(queue) is not None for queue in (names.queue, names.dead)) or self._session.run(look)
 
     def alive(self, mark: str) -> bool:
         """
@@ -107,7 +109,7 @@ class RabbitBroker:
                 return False
             return True
 
-        return self._run(look)
+        return self._session.run(look)
 
     # Making and unmaking
 
@@ -129,7 +131,7 @@ class RabbitBroker:
         check_queue(base, arguments)
 
         async def step(channel: Any) -> None:
-            if await self._state(channel, base) is None:
+            if await _state(channel, base) is None:
                 raise HandoverError(
                     f"RabbitMQ has no queue {base}, which is said to be the baseline's; start the baseline first, or correct the name"
                 )
@@ -145,14 +147,21 @@ class RabbitBroker:
             queue = await channel.declare_queue(names.queue, durable=True, arguments=own)
             await queue.bind(forward, "")
             if exchange:
-                await queue.bind(exchange, "", arguments={"x-match": "all", "sd-routing-key": str(key)})
+                try:
+                    await queue.bind(exchange, "", arguments=_binding(key))
+                except ChannelNotFoundEntity as error:
+                    raise HandoverError(
+                        f"RabbitMQ has no exchange {exchange}, which is said to route to {base}; declare it first, or correct the name"
+                    ) from error
 
         try:
-            self._run(step)
-        except ChannelPreconditionFailed as error:
+            self._session.run(step)
+        except QueueError as error:
+            if not isinstance(error.__cause__, ChannelPreconditionFailed):
+                raise
             raise HandoverError(
-                f"{names.queue} is there with other options than {base} has now ({error}); it is left from a create that was given up: "
-                "see that it is empty, delete it, and run the same again"
+                f"{names.queue} is there with other options than {base} has now ({error.__cause__}); it is left from a create that was given "
+                "up: see that it is empty, delete it, and run the same again"
             ) from error
 
     def close_in(self, names: Names, *, key: RoutingKey, exchange: str = "") -> None:
@@ -169,14 +178,17 @@ class RabbitBroker:
             raw = await channel.get_underlay_channel()
             # To unbind what is not bound, or not there, is no error.
             if exchange:
-                await raw.queue_unbind(names.queue, exchange, arguments={"x-match": "all", "sd-routing-key": str(key)})
+                await raw.queue_unbind(names.queue, exchange, arguments=_binding(key))
             await raw.queue_unbind(names.queue, names.exchange)
 
-        self._run(step)
+        self._session.run(step)
 
     def remove(self, names: Names) -> None:
         """
         Delete a sandbox's queue, which is empty, with what led to it; what is gone already is no error.
+
+        Raises:
+            QueueError: If the lock is not held, or the broker does not answer.
         """
 
         async def step(channel: Any) -> None:
@@ -185,45 +197,27 @@ class RabbitBroker:
             for exchange in (names.exchange, names.back):
                 await channel.exchange_delete(exchange)
 
-        self._run(step)
+        self._session.run(step, lock=names.lock)
         self.unlock(names)
 
     # What is left
 
-    def lock(self, names: Names) -> bool:
+    def lock(self, names: Names) -> int:
         """
-        Be the only one who moves what is left, for as long as the connection lives; return whether we are.
+        Be the only one who moves what is left, for as long as the connection lives.
+
+        Returns:
+            A number that is another one each time that we become so; 0: somebody else is.
         """
-        held = self._locks.get(names.lock)
-        if held is not None and not held.is_closed:
-            return True
-
-        async def step(channel: Any) -> bool:
-            try:
-                await channel.declare_queue(names.lock, exclusive=True)
-            except ChannelLockedResource:
-                return False
-            self._locks[names.lock] = channel
-            return True
-
-        return self._run(step, keep=True)
+        return self._session.lock(names.lock)
 
     def unlock(self, names: Names) -> None:
         """
         Let others move what is left.
         """
-        held = self._locks.pop(names.lock, None)
-        if held is not None and not held.is_closed:
+        self._session.unlock(names.lock)
 
-            async def step(_: Any) -> None:
-                await held.queue_delete(names.lock)
-                await held.close()
-
-            self._run(step)
-
-    def move(
-        self, base: str, names: Names, policy: Literal["baseline", "drop"], *, tell: Callable[[Moved], None] = lambda _: None
-    ) -> Moved:
+    def move(self, base: str, names: Names, policy: Literal["baseline", "drop"], *, seconds: float = 5.0) -> Moved:
         """
         Take out of a sandbox's queue what nobody has in his hands, each message acknowledged only once the broker has confirmed it elsewhere.
 
@@ -231,84 +225,50 @@ class RabbitBroker:
             base: The baseline's queue.
             names: The sandbox's names.
             policy: Whether it goes back to the baseline's queue, or nobody handles it.
-            tell: Is told now and then what was moved so far.
+            seconds: When to stop, whatever is left.
 
         Raises:
-            QueueError: If the broker does not answer, or takes a message back; what was not moved is still in the queue.
+            QueueError: If the lock is not held, or the broker does not answer, or takes a message back; what was not moved is still there.
         """
 
         async def step(channel: Any) -> Moved:
             moved = Moved()
-            if await self._state(channel, names.queue) is None:
-                return moved
-            channel = await self._channel()
+            until = asyncio.get_running_loop().time() + seconds
             queue = await channel.get_queue(names.queue, ensure=False)
-            while (message := await queue.get(fail=False, timeout=_TIMEOUT)) is not None:
-                if policy == "drop":
-                    moved = moved._replace(dropped=moved.dropped + 1)
-                else:
-                    await _publish_back(channel, base, message)
-                    moved = moved._replace(returned=moved.returned + 1)
-                await message.ack()
-                if (moved.returned + moved.dropped) % _BATCH == 0:
-                    tell(moved)
+            while asyncio.get_running_loop().time() < until:
+                try:
+                    message = await asyncio.wait_for(queue.get(fail=False, timeout=TIMEOUT), TIMEOUT)
+                except ChannelNotFoundEntity:
+                    break
+                if message is None:
+                    break
+                if policy == "baseline":
+                    await asyncio.wait_for(_publish_back(channel, base, message), TIMEOUT)
+                await asyncio.wait_for(message.ack(), TIMEOUT)
+                went = (1, 0) if policy == "baseline" else (0, 1)
+                moved = Moved(moved.returned + went[0], moved.dropped + went[1])
             return moved
 
-        return self._run(step, timeout=None)
+        return self._session.run(step, lock=names.lock, timeout=seconds + 3 * TIMEOUT)
 
     def close(self) -> None:
         """
         Give the connection back.
         """
-        loop, self._loop = self._loop, None
-        if loop is not None:
-            if self._connection is not None:
-                asyncio.run_coroutine_threadsafe(self._connection.close(), loop).result(_TIMEOUT)
-            loop.call_soon_threadsafe(loop.stop)
-        self._connection = None
-        self._locks.clear()
+        self._session.close()
 
-    async def _state(self, channel: Any, queue: str) -> QueueState | None:
-        try:
-            found = await channel.declare_queue(queue, passive=True)
-        except ChannelNotFoundEntity:
-            return None
-        result = found.declaration_result
-        return QueueState(result.message_count or 0, result.consumer_count or 0)
 
-    async def _channel(self) -> Any:
-        if self._connection is None or self._connection.is_closed:
-            self._locks.clear()  # with their connection
-            self._connection = await aio_pika.connect(
-                self._url, timeout=_TIMEOUT, client_properties={"connection_name": "tenancy controller"}
-            )
-        channel = self._connection.channel(publisher_confirms=True, on_return_raises=True)
-        await channel.initialize(timeout=_TIMEOUT)
-        return channel
+async def _state(channel: Any, queue: str) -> QueueState | None:
+    try:
+        found = await channel.declare_queue(queue, passive=True)
+    except ChannelNotFoundEntity:
+        return None
+    result = found.declaration_result
+    return QueueState(result.message_count or 0, result.consumer_count or 0)
 
-    def _run(self, step: Callable[[Any], Coroutine[Any, Any, T]], *, keep: bool = False, timeout: float | None = 3 * _TIMEOUT) -> T:
-        """
-        Take a step on a channel of its own, in the thread of the connection.
-        """
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="tenancy-rabbitmq", daemon=True).start()
 
-        async def run() -> T:
-            channel = await self._channel()
-            try:
-                return await asyncio.wait_for(step(channel), timeout)
-            finally:
-                if not keep and not channel.is_closed:
-                    await channel.close()
-
-        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
-        try:
-            return future.result()
-        except (HandoverError, ChannelPreconditionFailed):
-            raise
-        except (AMQPError, ConnectionError, OSError, asyncio.TimeoutError, RuntimeError) as error:
-            raise QueueError(f"RabbitMQ does not answer as it should: {error!r}") from error
+def _binding(key: RoutingKey) -> dict[str, Any]:
+    return {"x-match": "all", "sd-routing-key": str(key)}
 
 
 async def _publish_back(channel: Any, base: str, message: Any) -> None:
@@ -323,4 +283,9 @@ async def _publish_back(channel: Any, base: str, message: Any) -> None:
     )
     properties.user_id, properties.message_id = None, uuid.uuid4().hex
     underlay = await channel.get_underlay_channel()
-    await underlay.basic_publish(message.body, exchange="", routing_key=base, properties=properties, mandatory=True)
+    try:
+        await underlay.basic_publish(message.body, exchange="", routing_key=base, properties=properties, mandatory=True)
+    except PublishError as error:
+        raise QueueError(f"RabbitMQ has no queue {base} any more, to which messages are to go back; declare it again") from error
+    except DeliveryError as error:
+        raise QueueError(f"{base} takes no messages, such as go back to it now; see whether it is full") from error

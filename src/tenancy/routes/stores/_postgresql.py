@@ -1,5 +1,5 @@
 """
-PostgreSQL, for the route table of a team.
+PostgreSQL, for the route table of a team, and for which messages were handled.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ class PostgreSQL:
     Args:
         url: ``postgresql://user:password@host/database?option=value``; the options are those of libpq.
         timeout: Seconds for a connection, and for all that one call does with it.
+        kept: How many connections are kept open; where more are needed at once, they are closed again.
     """
 
     clock: ColumnElement[Any] = func.extract("epoch", func.clock_timestamp())
     replica: ColumnElement[Any] = func.pg_is_in_recovery()
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, *, kept: int = 1) -> None:
         try:
             parsed = sqlalchemy.make_url(url)
         except (sqlalchemy.exc.ArgumentError, ValueError) as error:
@@ -64,6 +65,7 @@ class PostgreSQL:
         self._url = parsed.set(drivername="postgresql+psycopg")
         self._name = hidden(url)
         self._timeout = timeout
+        self._kept = kept
         # By process: a connection that a parent has open is not to be used, nor closed, in its child.
         self._engines: dict[int, Engine] = {}
         self._local = threading.local()
@@ -143,8 +145,8 @@ class PostgreSQL:
                 if not connection.invalidated or self._local.deadline.passed:
                     raise
             connection.rollback()
-        if not writing:
-            connection.execution_options(isolation_level="AUTOCOMMIT")
+        # Whoever waits for another writer has to see what that one wrote, whatever the server's default is.
+        connection.execution_options(isolation_level="READ COMMITTED" if writing else "AUTOCOMMIT")
         connection.info["used"] = True
         if writing:
             # Sooner than the deadline, so that the server can say what it waited for.
@@ -170,7 +172,7 @@ class PostgreSQL:
             made = sqlalchemy.create_engine(
                 self._url,
                 connect_args=arguments,
-                pool_size=1,
+                pool_size=self._kept,
                 max_overflow=32,
                 pool_timeout=self._timeout,
                 use_native_hstore=False,

@@ -1,5 +1,5 @@
 """
-SQLite, for a route table in a file on one machine.
+SQLite, for a route table in a file on one machine, and for which messages were handled there.
 """
 
 from __future__ import annotations
@@ -151,9 +151,7 @@ class SQLite:
 
     def _opened(self, mode: str = "rw") -> sqlite3.Connection:
         if mode == "rwc" and not self._path.parent.is_dir():
-            raise RouteSourceError(
-                f"there is no folder {self._path.parent} to make the route table {self._path.name} in; make it first"
-            )
+            raise RouteSourceError(f"there is no folder {self._path.parent} to make {self._path.name} in; make it first")
         return sqlite3.connect(
             f"file:{quote(str(self._path))}?mode={mode}",
             uri=True,

@@ -1,0 +1,3 @@
+"""
+The RabbitMQ part of ``make chaos``: classic and quorum queues that are handed over while processes, connections and the broker die.
+"""
