@@ -151,10 +151,23 @@ EXTRAS: Mapping[str, Row] = {
     "faststream": Row("faststream", ("tenancy.messaging.faststream",), beside=("aiokafka",)),
     "rabbitmq": Row(
         "aio_pika",
-        ("tenancy.messaging.aio_pika", "tenancy.messaging.rabbitmq.broker", "tenancy.messaging.rabbitmq.session")
-        + tuple(f"tenancy.messaging.rabbitmq.{name}" for name in ("aio", "aio_forward", "aio_source")),
+        (
+            "tenancy.messaging.aio_pika",
+            *(f"tenancy.messaging.rabbitmq.{name}" for name in ("aio", "aio_forward", "aio_source", "broker", "session")),
+        ),
         tests=("tests/messaging/test_aio_pika.py",),
         beside=opentelemetry("aio-pika"),
+    ),
+    "celery": Row(
+        "celery",
+        (
+            "tenancy.messaging.celery",
+            "tenancy.messaging.rabbitmq.celery_begin",
+            "tenancy.messaging.rabbitmq.celery_forward",
+            "tenancy.messaging.rabbitmq.celery_selection",
+            "tenancy.messaging.rabbitmq.celery_source",
+        ),
+        tests=("tests/messaging/test_celery.py",),
     ),
     "sqlalchemy": Row(
         "sqlalchemy",
