@@ -1,0 +1,399 @@
+"""
+One queue on the broker, consumed with pika: each message is handed on, sent on, or kept until it can be said whose it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...errors import ConfigurationError
+from ...observe import warn_once
+from ...routes import Action, Route
+from .choice import Choice, Choices
+from .copies import copy_headers, original_of
+from .membership import REGISTER_EVERY, Membership
+from .outcome import Outcome
+from .pika_steps import Wait, run
+from .pika_wire import GONE, Wire
+
+__all__ = ["Delivery", "Forwarder", "Source", "restore"]
+
+# How often it is looked whether a message that is kept can be decided on.
+_LOOK_EVERY = 0.05
+# What could not be sent on, or has no room, is tried again, or given back, after so many seconds.
+_AGAIN = 1.0
+
+
+class Delivery:
+    """
+    A message that the broker has delivered, and that it wants an answer for.
+
+    Args:
+        source: Whose it was.
+        channel: pika's channel.
+        method: What pika says of its delivery.
+        properties: Its properties.
+        body: Its body.
+    """
+
+    __slots__ = ("body", "channel", "method", "properties", "source", "tag")
+
+    def __init__(self, source: Source, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        self.source = source
+        self.channel = channel
+        self.method = method
+        self.properties = properties
+        self.body = body
+        #: By what the broker knows it; the method handed on has a tag of ours.
+        self.tag: int = method.delivery_tag
+
+    def ack(self) -> None:
+        """
+        Acknowledge it. Where its channel is gone the broker has taken it back already.
+        """
+        self._answer("basic_ack")
+
+    def give_back(self) -> None:
+        """
+        Give it back to its queue.
+        """
+        self._answer("basic_nack")
+
+    def _answer(self, answer: str) -> None:
+        if self.channel.is_open:
+            try:
+                getattr(self.channel, answer)(self.tag)
+            except GONE:
+                return
+
+
+#: Gets a message that is this process's, and what was decided about it.
+Give = Callable[[Delivery, Choice], None]
+
+
+class Forwarder:
+    """
+    Publishes copies, on a channel of its own: what goes wrong there is nothing to the messages that are being consumed.
+
+    Args:
+        wire: The connection.
+        choices: Knows what leads to a sandbox.
+    """
+
+    def __init__(self, wire: Wire, choices: Choices) -> None:
+        self._wire = wire
+        self._choices = choices
+        self._channel: Any = None
+        self._opening: Wait | None = None
+
+    async def forward(self, delivery: Delivery, route: Route | None) -> Outcome:
+        """
+        Publish a copy of a message. The message itself is still to be acknowledged.
+
+        Args:
+            delivery: The message, as it was received.
+            route: Whose it is; None: it goes to the baseline's queue.
+        """
+        method = delivery.method
+        if route is None:
+            exchange, amqp_routing_key, epoch = "", self._choices.queue, 0
+        else:
+            exchange, amqp_routing_key, epoch = self._choices.names(route).exchange, method.routing_key, route.generation
+        properties = copy.copy(delivery.properties)
+        properties.headers = copy_headers(
+            properties.headers,
+            epoch=epoch,
+            exchange=method.exchange,
+            amqp_routing_key=method.routing_key,
+            user_id=properties.user_id,
+            message_id=properties.message_id,
+        )
+        properties.user_id = None
+        # By this it is found out which of several copies under way has come back.
+        properties.message_id = uuid.uuid4().hex
+        try:
+            channel = await self._ready()
+            outcome = await self._wire.publish(channel, exchange, amqp_routing_key, delivery.body, properties)
+            error: Exception | str = "the broker has refused it"
+        except GONE as gone:
+            outcome, error = Outcome.FAILED, gone
+        if outcome is Outcome.FAILED:
+            warn_once(
+                f"forward:{self._choices.queue}:{type(error).__name__}",
+                "%s: a message of %s could not be forwarded (%r) and is tried again; see that its sandbox reads, and whether %s is full. "
+                "Further ones are not logged.",
+                self._choices.adapter,
+                self._choices.queue,
+                error,
+                exchange or amqp_routing_key,
+            )
+        return outcome
+
+    async def close(self) -> None:
+        """
+        Close the channel.
+        """
+        if self._channel is not None and self._channel.is_open:
+            await self._wire.close(self._channel)
+
+    async def _ready(self) -> Any:
+        while self._opening is not None:
+            await self._opening
+        if self._channel is None or not self._channel.is_open:
+            opening = self._opening = Wait()
+            try:
+                self._channel = await self._wire.open(confirm=True)
+            finally:
+                self._opening = None
+                opening.set()
+        return self._channel
+
+
+def restore(delivery: Delivery) -> None:
+    """
+    Make a received message look as it did before it was forwarded.
+
+    Args:
+        delivery: A message that nobody has seen yet.
+    """
+    method, properties = delivery.method, delivery.properties
+    original = original_of(
+        properties.headers,
+        exchange=method.exchange,
+        amqp_routing_key=method.routing_key,
+        user_id=properties.user_id,
+        message_id=properties.message_id,
+    )
+    properties.headers = original.headers
+    method.exchange = original.exchange
+    method.routing_key = original.amqp_routing_key
+    properties.user_id = original.user_id
+    properties.message_id = original.message_id
+
+
+class Source:
+    """
+    One queue on the broker.
+
+    Args:
+        choices: Decides.
+        forwarder: Sends on.
+        wire: The connection.
+        channel: Where the queue is consumed.
+        queue: The name of the queue.
+        give: Gets what is this process's.
+        hold: How many messages may be kept.
+        epoch: The life of the key whose queue it is; 0: it is the baseline's.
+        declared: With what options the queue was declared, where that is known.
+    """
+
+    def __init__(
+        self,
+        choices: Choices,
+        forwarder: Forwarder,
+        wire: Wire,
+        channel: Any,
+        queue: str,
+        give: Give,
+        *,
+        hold: int,
+        epoch: int = 0,
+        declared: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._choices = choices
+        self._forwarder = forwarder
+        self._wire = wire
+        self.channel = channel
+        self.queue = queue
+        self._give = give
+        self._hold = hold
+        self._epoch = epoch
+        self.tag: str | None = None
+        #: Whether no message is begun any more.
+        self.leaving = False
+        #: How many messages are being sent on, or kept.
+        self.undecided = 0
+        self._member = Membership(choices, queue, declared)
+        self._marked: Any = None
+        self._registered = 0.0
+
+    async def start(self, options: Mapping[str, Any] | None) -> None:
+        """
+        Make this consumer known, and start it.
+
+        Args:
+            options: As for ``basic_consume``; None: messages are got one by one.
+        """
+        await self.keep_known()
+        if options is not None and not self.leaving:
+            self.channel.add_on_cancel_callback(self._cancelled)
+            self.tag = await self._wire.consume(self.channel, self.queue, self.arrived, options)
+            if self.leaving:
+                await self.cancel()
+
+    async def keep_known(self) -> None:
+        """
+        Make sure that the broker and the route store know of this consumer; call it now and then.
+        """
+        first = not self._registered
+        if self._marked is None or not self._marked.is_open:
+            channel = await self._wire.open()
+            await self._wire.declare(channel, self._member.renew(), {"exclusive": True})
+            self._marked = channel
+            self._registered = 0.0
+        now = time.monotonic()
+        if not self._registered or now - self._registered > REGISTER_EVERY:
+            self._registered = now
+            if first:
+                await self._wire.blocking(self._member.register)
+            else:  # messages need not wait for it
+                threading.Thread(target=self._member.register, name="tenancy-register", daemon=True).start()
+
+    async def cancel(self) -> None:
+        """
+        Stop the consumer; what was not begun goes back to the queue.
+        """
+        self.leaving = True
+        tag, self.tag = self.tag, None
+        if tag is not None and self.channel.is_open:
+            try:
+                await self._wire.cancel(self.channel, tag)
+            except GONE:
+                return
+
+    async def leave(self, busy: Callable[[Source], bool]) -> None:
+        """
+        Stop the consumer, wait until everything that was handed on is acknowledged, and be known no more.
+
+        Args:
+            busy: Says whether something that was handed on is not acknowledged yet.
+        """
+        await self.cancel()
+        while self.channel.is_open and (self.undecided or busy(self)):
+            await self._wire.sleep(_LOOK_EVERY)
+        await self.forget()
+
+    async def forget(self) -> None:
+        """
+        Be known no more; what is not acknowledged goes back to the queue.
+        """
+        self.leaving = True
+        if self._epoch and self.channel.is_open:
+            await self._quietly(self._wire.close(self.channel))
+        marked, self._marked = self._marked, None
+        if marked is not None and marked.is_open:
+            await self._quietly(self._wire.delete(marked, self._member.mark))
+            if marked.is_open:
+                await self._quietly(self._wire.close(marked))
+        await self._wire.blocking(self._member.unregister)
+
+    def arrived(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        """
+        Decide on a message that was delivered, and do what is to be done; a callback of pika's.
+        """
+        delivery = Delivery(self, channel, method, properties, body)
+        try:
+            choice = None if self.leaving else self._choices.choose(properties.headers, epoch=self._epoch)
+        except Exception:  # noqa: BLE001 - it is decided again, where what goes wrong is seen to
+            choice = None
+        if choice is not None and choice.action is Action.OWN and not _of_stream(properties.headers):
+            self._give(delivery, choice)
+        else:
+            self.decide(delivery, choice)
+
+    def decide(self, delivery: Delivery, choice: Choice | None = None) -> None:
+        """
+        See to a message that is not simply handed on, as long as that takes.
+
+        Args:
+            delivery: The message.
+            choice: What was decided just now, if anything was.
+        """
+        run(self._settle(delivery, choice))
+
+    async def _settle(self, delivery: Delivery, choice: Choice | None) -> None:
+        self.undecided += 1
+        try:
+            found = await self._decided(delivery, choice)
+        finally:
+            self.undecided -= 1
+        if found is not None:
+            self._give(delivery, found)
+
+    async def _decided(self, delivery: Delivery, choice: Choice | None) -> Choice | None:
+        kept, headers = False, delivery.properties.headers
+        try:
+            if _of_stream(headers):
+                raise ConfigurationError(
+                    f"{self.queue} is a stream, and messages of streams cannot be handed over; use a classic or quorum queue"
+                )
+            returned = 0
+            while True:
+                if self.leaving:
+                    delivery.give_back()
+                    return None
+                if not delivery.channel.is_open:  # the broker has it back
+                    return None
+                if choice is None:
+                    choice = self._choices.choose(headers, epoch=self._epoch, returned=returned)
+                if choice.action is Action.OWN:
+                    return choice
+                if choice.action is Action.SKIP:
+                    delivery.ack()
+                    return None
+                if choice.action is Action.FORWARD:
+                    outcome = await self._forwarder.forward(delivery, choice.route)
+                    if outcome is Outcome.SENT:
+                        delivery.ack()
+                        return None
+                    if outcome is Outcome.RETURNED and choice.route is not None:
+                        returned, choice = choice.route.generation, None
+                        continue
+                if not kept and self._choices.held()[0] >= self._hold:
+                    await self._wire.sleep(_AGAIN)
+                    delivery.give_back()
+                    return None
+                kept = True
+                self._choices.hold(delivery)
+                pause, choice = (_LOOK_EVERY if choice.verdict.held else _AGAIN), None
+                await self._wire.sleep(pause)
+        except GONE:
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be lost by it
+            warn_once(
+                f"undecided:{type(error).__qualname__}",
+                "%s: whose a message of %s is could not be decided: %r. It goes back to its queue, and comes again until that is mended. "
+                "Further ones are not logged.",
+                self._choices.adapter,
+                self.queue,
+                error,
+            )
+            if not self.leaving:
+                await self._wire.sleep(_AGAIN)
+            delivery.give_back()
+            return None
+        finally:
+            if kept:
+                self._choices.unhold(delivery)
+
+    def _cancelled(self, frame: Any) -> None:
+        """
+        The broker has ended the consumer, as it does where its queue is deleted.
+        """
+        if frame.method.consumer_tag == self.tag:
+            self.tag = None
+
+    async def _quietly(self, step: Any) -> None:
+        try:
+            await step
+        except GONE:
+            return
+
+
+def _of_stream(headers: Any) -> bool:
+    return bool(headers) and "x-stream-offset" in headers
