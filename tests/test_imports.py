@@ -30,6 +30,7 @@ ADAPTERS = {
     "tenancy.messaging.aiokafka": ("aiokafka", "aiokafka"),
     "tenancy.messaging.faststream": ("faststream", "faststream"),
     "tenancy.messaging.aio_pika": ("aio_pika", "rabbitmq"),
+    "tenancy.messaging.pika": ("pika", "pika"),
     "tenancy.data.sqlalchemy": ("sqlalchemy", "sqlalchemy"),
     "tenancy.routes.stores.sql": ("sqlalchemy", "sqlalchemy"),
     "tenancy.routes.stores._postgresql": ("psycopg", "postgresql"),

@@ -151,6 +151,17 @@ EXTRAS: Mapping[str, Row] = {
         tests=("tests/messaging/test_aio_pika.py",),
         beside=opentelemetry("aio-pika"),
     ),
+    "pika": Row(
+        "pika",
+        (
+            "tenancy.messaging.pika",
+            "tenancy.messaging.rabbitmq.pika_blocking",
+            "tenancy.messaging.rabbitmq.pika_callbacks",
+            "tenancy.messaging.rabbitmq.pika_properties",
+        ),
+        tests=("tests/messaging/test_pika.py",),
+        beside=opentelemetry("pika"),
+    ),
     "sqlalchemy": Row(
         "sqlalchemy",
         ("tenancy.data.sqlalchemy", "tenancy.routes.stores.sql"),
