@@ -414,7 +414,7 @@ class TestRefusals:
     def test_tables(self, classic: World, connection: Any) -> None:
         """A table without lives cannot tell when a message is a sandbox's, and nobody is the baseline by accident."""
         with pytest.raises(ConfigurationError, match="route store"):
-            self.channel(classic, connection, routes=MemoryRoutes({WORKLOAD: ["pr-1"]}).live)
+            self.channel(classic, connection, routes=MemoryRoutes({WORKLOAD: ["pr-1"]}))
         tenancy.configure(workload=WORKLOAD)
         with pytest.raises(IdentityError):
             self.channel(classic, connection)

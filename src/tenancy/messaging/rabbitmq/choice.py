@@ -16,7 +16,7 @@ from ...errors import ConfigurationError
 from ...key import RoutingKey
 from ...observe import count, report_malformed, watch_held
 from ...propagator import read
-from ...routes import Action, Identity, LiveRoutes, Route, RouteSource, RouteTable, Verdict
+from ...routes import Action, Identity, LiveRoutes, Route, RouteSource, RouteTable, Verdict, decide
 from ...routes.admission import Admission
 from ...routes.delivery import Delivery, decide_delivery
 from ...routes.judge import Judge
@@ -230,6 +230,12 @@ class Choices:
         table = self._routes.peek()
         return key if table is not None and table.knows(key) else None
 
+    def count_unkeyed(self, amount: int) -> None:
+        """
+        Count messages of the baseline's queue that were found to have no key without a look at the table.
+        """
+        self._judge.count(decide(None, self._judge.identity, None), amount)
+
     # Which queues
 
     def lives(self) -> Iterator[Life]:
@@ -315,6 +321,9 @@ class EveryChoice(Choices):
 
     def key(self, headers: Any) -> None:  # noqa: ARG002 - as above
         return None
+
+    def count_unkeyed(self, amount: int) -> None:
+        return
 
 
 _EVERY = Choice(Verdict(Action.OWN, "tenancy is switched off", "off"))

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from opentelemetry.context import Context, attach, detach
+
 from ...context import attached, with_key
 from ...errors import ConfigurationError, HandoverError
 from .choice import Choice, Choices, Life
@@ -20,6 +22,7 @@ from .pika_properties import publish
 from .pika_source import Delivery, Forwarder, Source, restore
 from .pika_steps import run
 from .pika_wire import GONE, Wire
+from .quick import Quick
 from .topology import check_queue
 
 __all__ = ["Callback", "Selective"]
@@ -57,6 +60,7 @@ class Selective:
         self._malformed = malformed
         self._options = dict(options)
         self._forwarder = Forwarder(wire, choices)
+        self._quick = Quick(choices) if choices.baseline and type(choices) is Choices else None
         self._sources: dict[Life | None, Source] = {}
         #: Of lives that are over; they wait for what was begun.
         self._leaving: set[Source] = set()
@@ -120,6 +124,10 @@ class Selective:
         Raises:
             ValueError: If no message with that tag waits for an answer.
         """
+        if not multiple and not self._waiting and delivery_tag in self._given:
+            delivery = self._given.pop(delivery_tag)
+            delivery.channel.basic_ack(delivery.tag)
+            return
         for delivery in self._answered(delivery_tag, multiple):
             delivery.channel.basic_ack(delivery.tag)
 
@@ -157,21 +165,24 @@ class Selective:
 
     # What is handed on
 
-    def _give(self, delivery: Delivery, choice: Choice) -> None:
+    def _give(self, delivery: Delivery, choice: Choice, context: Context) -> None:
         """
         Get a message that is this process's, and begin it when its turn has come.
         """
         if choice.malformed and self._malformed == "dead-letter":
             delivery.channel.basic_reject(delivery.tag, requeue=False)
         elif self._callback is not None and not self._waiting and len(self._given) < self._prefetch:
-            self._begin(delivery, choice)
+            self._begin(delivery, context)
         else:
             self._waiting.append((delivery, choice, contextvars.copy_context()))
 
-    def _begin(self, delivery: Delivery, choice: Choice) -> None:
+    def _begin(self, delivery: Delivery, context: Context) -> None:
         self._hand_on(delivery)
-        with attached(choice.context):
+        token = attach(context)
+        try:
             self._callback(self, delivery.method, delivery.properties, delivery.body)  # type: ignore[misc]
+        finally:
+            detach(token)
 
     def _hand_on(self, delivery: Delivery) -> None:
         headers = delivery.properties.headers
@@ -204,10 +215,13 @@ class Selective:
         try:
             while (found := self._next()) is not None:
                 delivery, choice, context = found
-                context.run(self._begin, delivery, choice)
+                context.run(self._begin_later, delivery, choice)
         finally:
             if self._waiting and len(self._given) < self._prefetch:
                 self._pump_soon()
+
+    def _begin_later(self, delivery: Delivery, choice: Choice) -> None:
+        self._begin(delivery, choice.context)
 
     def _busy(self, source: Source) -> bool:
         return any(delivery.source is source for delivery in self._given.values())
@@ -254,6 +268,7 @@ class Selective:
 
     async def _follow(self, running: object) -> None:
         while self._run is running and self._wire.connection.is_open:
+            self._count()
             try:
                 for life, source in tuple(self._sources.items()):
                     if self._is_gone(source):
@@ -267,6 +282,10 @@ class Selective:
                 logging.getLogger("tenancy").debug("a consumer of %s could not be looked after: %r", self._choices.queue, error)
             if self._wire.connection.is_open:
                 await self._wire.sleep(_FOLLOW_EVERY)
+
+    def _count(self) -> None:
+        if self._quick is not None:
+            self._quick.count()
 
     def _is_gone(self, source: Source) -> bool:
         return not source.channel.is_open or (self._consuming is not None and source.tag is None)
@@ -315,6 +334,7 @@ class Selective:
             self._choices.queue if life is None else life.names.queue,
             self._give,
             hold=self._hold,
+            quick=self._quick,
             epoch=0 if life is None else life.epoch,
             declared=declared,
         )
@@ -326,6 +346,7 @@ class Selective:
         Begin nothing any more, and give back what was not begun; return how much that was.
         """
         self._run, self._tag, self._callback = None, None, None
+        self._count()
         sources, self._sources = list(self._sources.values()), {}
         back = self._give_back()
         for source in sources:

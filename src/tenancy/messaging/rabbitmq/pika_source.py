@@ -11,17 +11,20 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from opentelemetry.context import Context
+
 from ...errors import ConfigurationError
 from ...observe import warn_once
-from ...routes import Action, Route
+from ...routes import Action, Route, Verdict
 from .choice import Choice, Choices
 from .copies import copy_headers, original_of
 from .membership import REGISTER_EVERY, Membership
 from .outcome import Outcome
 from .pika_steps import Wait, run
 from .pika_wire import GONE, Wire
+from .quick import Quick
 
-__all__ = ["Delivery", "Forwarder", "Source", "restore"]
+__all__ = ["UNKEYED", "Delivery", "Forwarder", "Source", "restore"]
 
 # How often it is looked whether a message that is kept can be decided on.
 _LOOK_EVERY = 0.05
@@ -72,8 +75,11 @@ class Delivery:
                 return
 
 
-#: Gets a message that is this process's, and what was decided about it.
-Give = Callable[[Delivery, Choice], None]
+#: Gets a message that is this process's, what was decided about it, and the context in which it is handled.
+Give = Callable[[Delivery, Choice, Context], None]
+
+#: What is decided about a message that surely has no key.
+UNKEYED = Choice(Verdict(Action.OWN, "no routing key, so it is the baseline's", "unkeyed"))
 
 
 class Forwarder:
@@ -188,6 +194,7 @@ class Source:
         queue: The name of the queue.
         give: Gets what is this process's.
         hold: How many messages may be kept.
+        quick: Has the first look at a message.
         epoch: The life of the key whose queue it is; 0: it is the baseline's.
         declared: With what options the queue was declared, where that is known.
     """
@@ -202,10 +209,13 @@ class Source:
         give: Give,
         *,
         hold: int,
+        quick: Quick | None = None,
         epoch: int = 0,
         declared: Mapping[str, Any] | None = None,
     ) -> None:
         self._choices = choices
+        self._choose = choices.choose
+        self._quick = quick
         self._forwarder = forwarder
         self._wire = wire
         self.channel = channel
@@ -297,12 +307,17 @@ class Source:
         Decide on a message that was delivered, and do what is to be done; a callback of pika's.
         """
         delivery = Delivery(self, channel, method, properties, body)
+        if self._quick is not None and not self.leaving:
+            context = self._quick.context(properties.headers)
+            if context is not None:
+                self._give(delivery, UNKEYED, context)
+                return
         try:
-            choice = None if self.leaving else self._choices.choose(properties.headers, epoch=self._epoch)
+            choice = None if self.leaving or _of_stream(properties.headers) else self._choose(properties.headers, epoch=self._epoch)
         except Exception:  # noqa: BLE001 - it is decided again, where what goes wrong is seen to
             choice = None
-        if choice is not None and choice.action is Action.OWN and not _of_stream(properties.headers):
-            self._give(delivery, choice)
+        if choice is not None and choice.verdict.action is Action.OWN:
+            self._give(delivery, choice, choice.context)
         else:
             self.decide(delivery, choice)
 
@@ -323,7 +338,7 @@ class Source:
         finally:
             self.undecided -= 1
         if found is not None:
-            self._give(delivery, found)
+            self._give(delivery, found, found.context)
 
     async def _decided(self, delivery: Delivery, choice: Choice | None) -> Choice | None:
         kept, headers = False, delivery.properties.headers
