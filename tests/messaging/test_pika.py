@@ -340,7 +340,16 @@ class TestConfirms:
 
 def test_what_is_theirs_is_there() -> None:
     """A selective channel has the methods of a channel by which messages are consumed and answered."""
-    names = {"basic_ack", "basic_nack", "basic_reject", "basic_consume", "basic_cancel", "start_consuming", "stop_consuming", "consume"}
+    names = {
+        "basic_ack",
+        "basic_nack",
+        "basic_reject",
+        "basic_consume",
+        "basic_cancel",
+        "start_consuming",
+        "stop_consuming",
+        "consume",
+    }
     for name in names | {"cancel", "basic_get", "basic_publish", "queue_bind", "basic_qos", "close", "is_open", "connection"}:
         assert hasattr(BlockingChannel, name)
         assert hasattr(ours.SelectiveChannel, name)

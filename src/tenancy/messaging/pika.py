@@ -234,7 +234,7 @@ def consumer(
       is counted (reason ``only_copy``) and logged once for each queue; a sandbox rejects it to the queue's dead-letter exchange.
     - An exception of the function is passed on as it is.
     - Where the route table cannot be had, or a function *accept* raises, the message goes back to its queue, after the deadline of the
-      settings or a second, and the error is raised. Call `synced` before consuming; a callback that waits for the table blocks its connection.
+      settings or a second, and the error is raised. Call `synced` before consuming: a callback that waits blocks its connection.
     - In a selective channel, which has decided already, it only makes the key current.
 
     It takes functions, methods, partials and callable objects. Where tenancy is switched off the function itself is returned.
@@ -331,7 +331,7 @@ def _decorated(
 
 def _message(args: tuple[Any, ...]) -> _Message | None:
     for place, argument in enumerate(args):
-        if isinstance(argument, BasicProperties) and place >= 2:  # noqa: PLR2004 - channel and method come before
+        if isinstance(argument, BasicProperties) and place >= 2:
             return _Message(args[place - 2], args[place - 1], argument)
     if any(argument is None for argument in args):
         return None
@@ -407,8 +407,8 @@ def _warn_only_copy(decision: Decision, message: _Message) -> None:
     warn_once(
         f"only-copy:{message.method.routing_key}",
         "pika: a message with routing key %s came through the default exchange to queue %r, which no sandbox's queue gets a copy "
-        "from, so the baseline handles it itself. Publish to a named exchange to which the queues are bound, or use SelectiveChannel. Further "
-        "ones are only counted (tenancy.verdicts, reason only_copy).",
+        "from, so the baseline handles it itself. Publish to a named exchange to which the queues are bound, or use SelectiveChannel. "
+        "Further ones are only counted (tenancy.verdicts, reason only_copy).",
         decision.verdict.key,
         message.method.routing_key,
     )

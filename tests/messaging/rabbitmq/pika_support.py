@@ -129,7 +129,7 @@ class Reader:
         try:
             with tenancy.scope("ambient"):
                 getattr(self, f"_by_{self._way}")()
-        except BaseException as error:  # noqa: BLE001 - the test sees it
+        except BaseException as error:
             self.error = error
         finally:
             self._ready.set()

@@ -66,7 +66,7 @@ def test_each_has_one_owner(world: World, way: str) -> None:
     assert {seen.key for seen in baseline.seen} <= {None, "pr-1"}
 
 
-class a_sender:  # noqa: N801 - it is used as a function
+class a_sender:
     """Publishes three messages at each call, from a thread of its own."""
 
     def __init__(self, world: World) -> None:
@@ -347,7 +347,9 @@ class TestAnswers:
         reader.close()
         connection = pika.BlockingConnection(pika.URLParameters(classic.url))
         tenancy.configure(workload=WORKLOAD, role="baseline")
-        channel = SelectiveChannel(connection, classic.queue, routes=routes, accept="all", durable=True, arguments=classic.arguments)
+        channel = SelectiveChannel(
+            connection, classic.queue, routes=routes, accept="all", durable=True, arguments=classic.arguments
+        )
         channel.basic_consume(classic.queue, handle)
         sent = classic.send("pr-9", None)
         while len(got) < 2:

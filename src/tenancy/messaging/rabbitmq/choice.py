@@ -322,7 +322,7 @@ class EveryChoice(Choices):
     def key(self, headers: Any) -> None:  # noqa: ARG002 - as above
         return None
 
-    def count_unkeyed(self, amount: int) -> None:
+    def count_unkeyed(self, amount: int) -> None:  # noqa: ARG002 - as above
         return
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ConfigurationError
 from .pika_channel import Callback, Selective
-from .pika_source import Delivery
+from .pika_forward import Delivery
 from .pika_steps import run
 from .pika_wire import BlockingWire
 
@@ -34,7 +34,9 @@ class BlockingSelective(Selective):
         self._choices.wait_synced()
         run(self._open())
 
-    def queue_bind(self, queue: str, exchange: str, routing_key: str | None = None, arguments: Mapping[str, Any] | None = None) -> None:
+    def queue_bind(
+        self, queue: str, exchange: str, routing_key: str | None = None, arguments: Mapping[str, Any] | None = None
+    ) -> None:
         """
         Bind the baseline's queue, as pika's ``queue_bind`` does; a sandbox's gets what the baseline sends on, and needs no binding.
         """

@@ -18,8 +18,9 @@ from ...context import attached, with_key
 from ...errors import ConfigurationError, HandoverError
 from .choice import Choice, Choices, Life
 from .copies import is_copy
+from .pika_forward import Delivery, Forwarder, restore
 from .pika_properties import publish
-from .pika_source import Delivery, Forwarder, Source, restore
+from .pika_source import Source
 from .pika_steps import run
 from .pika_wire import GONE, Wire
 from .quick import Quick
@@ -158,7 +159,9 @@ class Selective:
         elif tag in given:
             found = [given.pop(tag)]
         else:
-            raise ValueError(f"no message of {self._choices.queue} with delivery tag {tag} waits for an answer; it may have had one")
+            raise ValueError(
+                f"no message of {self._choices.queue} with delivery tag {tag} waits for an answer; it may have had one"
+            )
         if self._waiting:
             self._pump_soon()
         return found
@@ -297,7 +300,7 @@ class Selective:
         lives = set(self._choices.lives())
         for life in [life for life in self._sources if life not in lives]:
             self._leave(self._sources.pop(life))
-        for life in sorted(lives - self._sources.keys()):  # type: ignore[type-var]
+        for life in sorted(lives - self._sources.keys()):
             try:
                 # A channel for each: one that is closed, because a queue is gone, must not take the others along.
                 channel = await self._wire.open(prefetch=self._prefetch + self._hold)
@@ -379,7 +382,11 @@ class Selective:
         self._is_own(queue)
         for name, value, why in (
             ("auto_ack", auto_ack, "the broker would forget messages at delivery that are yet to be sent on, or are kept"),
-            ("exclusive", exclusive, "other instances of this workload could not consume, and none could take the messages of one that dies"),
+            (
+                "exclusive",
+                exclusive,
+                "other instances of this workload could not consume, and none could take the messages of one that dies",
+            ),
         ):
             if value:
                 raise ConfigurationError(f"{name}=True cannot be used with {queue}: {why}")
@@ -394,5 +401,3 @@ def _check_queue(queue: str, arguments: Mapping[str, Any]) -> None:
         check_queue(queue, arguments)
     except HandoverError as error:
         raise ConfigurationError(str(error)) from error
-
-

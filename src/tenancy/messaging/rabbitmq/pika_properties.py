@@ -43,7 +43,12 @@ def inject(properties: BasicProperties | None = None, *, key: RoutingKey | str |
 
 
 def publish(
-    basic_publish: Callable[..., Any], exchange: str, routing_key: str, body: Any, properties: BasicProperties | None, mandatory: bool
+    basic_publish: Callable[..., Any],
+    exchange: str,
+    routing_key: str,
+    body: Any,
+    properties: BasicProperties | None,
+    mandatory: bool,
 ) -> Any:
     """
     Publish a message that carries the routing key.

@@ -69,7 +69,7 @@ def run(steps: Coroutine[Wait, None, None]) -> None:
 
     def step() -> None:
         try:
-            waiting: Wait = context.run(steps.send, None)  # type: ignore[arg-type]
+            waiting: Wait = context.run(steps.send, None)
         except StopIteration:
             return
         waiting.then(step)
