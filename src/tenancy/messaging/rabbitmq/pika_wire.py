@@ -7,9 +7,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from opentelemetry.context import set_value
+
 from ..._optional import extra
+from ...context import attached
 from .outcome import Outcome
 from .pika_steps import Wait
 
@@ -24,6 +28,13 @@ GONE = (AMQPError, ConnectionError)
 
 # How often it is looked whether a thread has ended.
 _LOOK_EVERY = 0.01
+
+
+def _as_it_is() -> AbstractContextManager[None]:
+    """
+    What is published in here OpenTelemetry's instrumentation leaves alone: it would write what is current over the key of a copy.
+    """
+    return attached(set_value("suppress_instrumentation", True))
 
 
 class Wire(Protocol):
@@ -101,8 +112,8 @@ class BlockingWire:
 
     async def publish(self, channel: Any, exchange: str, amqp_routing_key: str, body: bytes, properties: Any) -> Outcome:
         try:
-            # As the class has it: OpenTelemetry's own, which stands on the channel, would write another key into the copy.
-            type(channel).basic_publish(channel, exchange, amqp_routing_key, body, properties, mandatory=True)
+            with _as_it_is():
+                channel.basic_publish(exchange, amqp_routing_key, body, properties, mandatory=True)
         except UnroutableError:
             return Outcome.RETURNED
         except NackError:
@@ -171,8 +182,8 @@ class CallbackWire:
         confirms = self._confirms.get(channel)
         if confirms is None:
             raise ChannelWrongStateError("Channel is closed.")
-        # As the class has it: OpenTelemetry's own, which stands on the channel, would write another key into the copy.
-        type(channel).basic_publish(channel, exchange, amqp_routing_key, body, properties, mandatory=True)
+        with _as_it_is():
+            channel.basic_publish(exchange, amqp_routing_key, body, properties, mandatory=True)
         outcome: Outcome = await confirms.expect(properties.message_id)
         return outcome
 
