@@ -98,7 +98,7 @@ class SelectiveChannel(BlockingSelective):
 
     The baseline declares the queue and consumes it. What has a key that a sandbox forks it sends on to that sandbox's queue, and
     acknowledges once the broker has confirmed that; what cannot be decided yet it keeps, unacknowledged, until that can be said. A sandbox
-    consumes the queues that `tenancy sandbox create` made for it, one for each of its keys, as they come and go; it never touches the
+    consumes the queues that ``tenancy sandbox create`` made for it, one for each of its keys, as they come and go; it never touches the
     baseline's. It needs a route store. Where tenancy is switched off all messages are this process's.
 
     A message is handed on as it was published: exchange, ``routing_key``, properties and headers. Its ``delivery_tag`` is this channel's, on

@@ -324,6 +324,11 @@ class Selective:
             except GONE:
                 pass
             self._leaving.discard(source)
+            # Of what the broker has taken back nobody waits for an answer.
+            for tag in [tag for tag, delivery in self._given.items() if delivery.source is source and not source.channel.is_open]:
+                del self._given[tag]
+            if self._waiting:
+                self._pump_soon()
 
         self._leaving.add(source)
         run(leave())
