@@ -31,6 +31,7 @@ ADAPTERS = {
     "tenancy.messaging.faststream": ("faststream", "faststream"),
     "tenancy.messaging.aio_pika": ("aio_pika", "rabbitmq"),
     "tenancy.messaging.celery": ("celery", "celery"),
+    "tenancy.messaging.pika": ("pika", "pika"),
     "tenancy.data.sqlalchemy": ("sqlalchemy", "sqlalchemy"),
     "tenancy.routes.stores.sql": ("sqlalchemy", "sqlalchemy"),
     "tenancy.routes.stores._postgresql": ("psycopg", "postgresql"),

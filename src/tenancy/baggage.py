@@ -9,7 +9,7 @@ same key wherever both accept the header.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
@@ -184,6 +184,16 @@ class Codec:
         Return whether pairs of text and bytes surely name no key.
         """
         return self.scan(headers) is False
+
+    def lacks(self, headers: Mapping[str, Any]) -> bool:
+        """
+        Return whether a mapping with names that are text surely names no key.
+        """
+        only = self.only
+        if not only or not self._ordinary.issuperset(headers):
+            return False
+        line = headers.get("baggage")
+        return line is None or (type(line) is str and only not in line and "%" not in line)
 
     def ours(self, headers: Sequence[Any]) -> Sequence[Any]:
         """

@@ -169,6 +169,17 @@ EXTRAS: Mapping[str, Row] = {
         ),
         tests=("tests/messaging/test_celery.py",),
     ),
+    "pika": Row(
+        "pika",
+        (
+            "tenancy.messaging.pika",
+            "tenancy.messaging.rabbitmq.pika_blocking",
+            "tenancy.messaging.rabbitmq.pika_callbacks",
+            "tenancy.messaging.rabbitmq.pika_properties",
+        ),
+        tests=("tests/messaging/test_pika.py",),
+        beside=opentelemetry("pika"),
+    ),
     "sqlalchemy": Row(
         "sqlalchemy",
         ("tenancy.data.sqlalchemy", "tenancy.messaging.deduplication.sql", "tenancy.routes.stores.sql"),

@@ -272,11 +272,12 @@ LIBRARIES: tuple[Entry, ...] = (
         "pika",
         ("pika",),
         "messages",
+        by_hand=("tenancy.messaging.pika",),
         instrumentors=("pika",),
-        uncovered="messages leave without the key, and callbacks do not have it",
+        uncovered="messages leave without the key, and a consumer takes everybody's",
         opentelemetry="callbacks of basic_consume() have the key, channel.consume() and basic_get() do not; a message without headers takes "
-        "over what is current, and properties that are used again keep an old key",
-        do="with tenancy.scope(properties): around the handling; properties.headers = tenancy.inject(properties.headers) to publish",
+        "over what is current, properties that are used again keep an old key, and a consumer takes everybody's messages",
+        do="SelectiveChannel(connection, queue) to consume and with_key(channel) to publish, both of tenancy.messaging.pika",
     ),
     Entry(
         "celery",

@@ -67,6 +67,7 @@ class SelectiveQueue:
             raise ConfigurationError(str(error)) from error
         self._connection = connection
         self._choices = choices
+        choices.gathers = True  # while consuming it is reported every now and then
         self._prefetch = prefetch_count
         self._hold = hold
         self._malformed = malformed
@@ -209,6 +210,7 @@ class SelectiveQueue:
                 await waiting
                 if source.leaving:
                     break
+            self._choices.report()
             if found:
                 return found[0]
         if fail:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from enum import Enum
 from typing import Any
 
 from ..._optional import extra
@@ -14,6 +13,7 @@ from ...observe import warn_once
 from ...routes import Route
 from .choice import Choices
 from .copies import copy_headers, original_of
+from .outcome import Outcome
 
 with extra("rabbitmq", "aio_pika"):
     from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
@@ -22,19 +22,6 @@ __all__ = ["Forwarder", "Outcome", "restore"]
 
 #: What a client raises where its channel or connection is gone.
 GONE = (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError)
-
-
-class Outcome(Enum):
-    """
-    What became of a copy.
-    """
-
-    #: The broker has it, in a queue.
-    SENT = "sent"
-    #: The broker found no queue for it, and has given it back.
-    RETURNED = "returned"
-    #: The broker has refused it, or cannot be had: it may have it, or not.
-    FAILED = "failed"
 
 
 class Forwarder:

@@ -108,6 +108,8 @@ class Choices:
         self._accept = Admission(adapter, accept=accept, routes=self._routes).accept
         # When each message that is kept was met, so that the first is known.
         self._held: dict[int, float] = {}
+        #: Whether what is decided is counted only when somebody calls `report`.
+        self.gathers = False
         self._counted: Counter[tuple[str, str, str]] = Counter()
         self._ambient: Context | None = None
         self._cleared: Context | None = None
@@ -239,6 +241,8 @@ class Choices:
         key = verdict.key
         label = key_label(key, known=key is not None and table is not None and table.knows(key))
         self._counted[verdict.action.value, verdict.code, label] += 1
+        if not self.gathers:
+            self.report()
         annotate_span(key, verdict=verdict.action.value, reason=verdict.reason)
 
     def _accepted(self, key: RoutingKey | None) -> RoutingKey | None:
@@ -255,6 +259,12 @@ class Choices:
             return key
         table = self._routes.peek()
         return key if table is not None and table.knows(key) else None
+
+    def count_unkeyed(self, amount: int) -> None:
+        """
+        Count messages of the baseline's queue that were found to have no key without a look at the table.
+        """
+        self._judge.count(decide(None, self._judge.identity, None), amount)
 
     # Which queues
 
@@ -315,6 +325,7 @@ class EveryChoice(Choices):
         self.adapter = ""
         self.queue = queue
         self._held = {}
+        self.gathers = True
         self._counted = Counter()
         self._ambient = self._cleared = None
 
@@ -354,6 +365,9 @@ class EveryChoice(Choices):
 
     def key(self, headers: Any) -> None:  # noqa: ARG002 - as above
         return None
+
+    def count_unkeyed(self, amount: int) -> None:  # noqa: ARG002 - as above
+        return
 
 
 _UNKEYED = Choice(decide(None, Identity("", None), None))
