@@ -22,6 +22,7 @@ from tenancy.messaging.rabbitmq.names import names_of
 from tenancy.routes import State
 from tenancy.routes.stores import open_store, put_workload
 from tenancy.sandbox import Controller, Fork
+from tenancy.sandbox.leftovers import Leftovers
 from tests.messaging.rabbitmq.support import World, until
 from tests.messaging.support import WORKLOAD
 
@@ -249,21 +250,21 @@ async def test_what_a_create_that_was_killed_has_left(world: World) -> None:
             world.store.write = write  # type: ignore[method-assign]
 
     await world.start()  # registers the queue
-    assert await asyncio.to_thread(world.controller.left, "pr-1") == []
+    assert await asyncio.to_thread(Leftovers(world.store, world.broker).of, "pr-1") == []
     await crash()
-    (left,) = await asyncio.to_thread(world.controller.left, "pr-1")
+    (left,) = await asyncio.to_thread(Leftovers(world.store, world.broker).of, "pr-1")
     assert (left.queue, left.epoch, left.removable) == (world.names().queue, 1, True)
     await world.channel.default_exchange.publish(aio_pika.Message(b"x"), left.queue)
     assert await asyncio.to_thread(world.controller.delete, "pr-1") == []
-    (left,) = await asyncio.to_thread(world.controller.left, "pr-1")
+    (left,) = await asyncio.to_thread(Leftovers(world.store, world.broker).of, "pr-1")
     assert (left.ready, left.removable) == (1, False)
     await (await world.channel.get_queue(left.queue)).purge()
     assert await asyncio.to_thread(world.controller.delete, "pr-1") == []
-    assert await asyncio.to_thread(world.controller.left, "pr-1") == []
+    assert await asyncio.to_thread(Leftovers(world.store, world.broker).of, "pr-1") == []
     assert (world.row().state, world.row().epoch) == (State.NONE, 1)  # who is still at work on it begins anew
     await crash()
     row = await world.create(queues={world.queue: ""})
-    assert (row.epoch, await asyncio.to_thread(world.controller.left, "pr-1")) == (2, [])
+    assert (row.epoch, await asyncio.to_thread(Leftovers(world.store, world.broker).of, "pr-1")) == (2, [])
     await world.delete()
     assert [await world.state(name) for name in world.names(epoch=2)] == [None] * 5
 
