@@ -16,6 +16,7 @@ from ..key import RoutingKey
 from ..routes import Handover, RouteTable, State
 from ..routes.stores import RouteStore, table_of
 from ..sandbox import Controller, Fork
+from ..sandbox.leftovers import Leftovers
 from .following import Following
 from .inspection.redaction import redacted
 from .kafka_options import handler_of, open_kafka, own_topics_of, reads_of
@@ -189,7 +190,7 @@ def delete(
             name, opened, kafka, rabbit, deadline, "run the same command again and it goes on from there"
         ) as controller:
             rows = controller.delete(name, deadline=deadline, drain=drain, remaining=rest)
-            for left in controller.left(name):
+            for left in Leftovers(opened, rabbit).of(name):
                 click.echo(f"tenancy sandbox: {redacted(told_leftover(left))}", err=True)
         end(name, opened, rows, as_json)
 
@@ -342,7 +343,7 @@ def _asked(situation: Situation, kafka: KafkaBroker | None, rabbit: RabbitBroker
 
 def _left_of(name: RoutingKey, store: RouteStore, rabbit: RabbitBroker | None) -> list[str]:
     try:
-        return [told_leftover(left) for left in Controller(store, rabbit=rabbit).left(name)]
+        return [told_leftover(left) for left in Leftovers(store, rabbit).of(name)]
     except HandoverError as error:
         return [str(error)]
 

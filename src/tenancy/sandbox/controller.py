@@ -20,7 +20,7 @@ from ..routes.lives import abandon, activate, begin_create, begin_delete, claim_
 from ..routes.stores import Put, RouteStore, put_handover, put_workload, table_of
 from .forks import Fork, Progress, checked
 from .groups import Groups
-from .leftovers import Leftover, Leftovers
+from .leftovers import Leftovers
 from .own_topics import OwnTopics
 from .queues import Queues
 
@@ -149,12 +149,6 @@ class Controller:
         Return the lives of all keys of a sandbox, or of all sandboxes.
         """
         return [row for row in self._table().handovers() if sandbox is None or row.sandbox == sandbox]
-
-    def left(self, sandbox: str) -> list[Leftover]:
-        """
-        Return what creates of a sandbox that were killed have left on RabbitMQ; `delete` removes what of it is empty and not used.
-        """
-        return self._leftovers.of(sandbox)
 
     def remade(self, row: Handover) -> list[str]:
         """
