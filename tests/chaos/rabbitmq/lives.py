@@ -81,9 +81,8 @@ class Slot:
 
     def _create(self, sandbox: str, twist: str) -> None:
         stage = self._stage
-        manager = stage.manager("create", sandbox, self.key)
+        manager = self._creator(sandbox)
         if twist == "kill-creator":
-            stage.wait(f"{self.key} to be created", lambda: self._is("creating", manager))
             stage.sleep(self._random.uniform(0, 2.5))
             manager = self._replaced(manager)
         self._finish(manager, f"{sandbox} to be created")
@@ -105,11 +104,24 @@ class Slot:
 
     def _abandon(self, sandbox: str) -> None:
         stage = self._stage
-        manager = stage.manager("create", sandbox, self.key)
-        stage.wait(f"{self.key} to be created", lambda: self._is("creating", manager))
+        manager = self._creator(sandbox)
         stage.sleep(self._random.uniform(0, 1.5))
         stage.kill(manager)
         self._finish(stage.manager("delete", sandbox, self.key), f"{sandbox} to be given up")
+
+    def _creator(self, sandbox: str) -> Actor:
+        """
+        Start to create a sandbox, and return when its queues are made.
+        """
+        stage = self._stage
+        while not stage.making.acquire(timeout=0.1):
+            stage.watch()
+        try:
+            manager = stage.manager("create", sandbox, self.key)
+            stage.wait(f"{self.key} to be created", lambda: self._is("creating", manager))
+        finally:
+            stage.making.release()
+        return manager
 
     def _is(self, state: str, manager: Actor) -> bool:
         return self._stage.state(self.key) == state or self._stage.ended(manager)

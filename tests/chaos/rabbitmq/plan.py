@@ -70,7 +70,7 @@ FULL = Plan(
     name="full",
     rate=260.0,
     slots=3,
-    lives=8,
+    lives=7,
     twists=TWISTS,
     faults=(
         *("kill", "cut", "join", "kill", "cut-producer", "kill", "stop-broker", "cut", "kill", "kill"),

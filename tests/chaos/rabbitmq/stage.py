@@ -5,6 +5,7 @@ The processes of a run on RabbitMQ, each with a proxy of its own between it and 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,8 @@ class Stage(Troupe):
         self._mutant = mutant
         self._once = once
         self._proxies = Proxies(rabbitmq)
+        #: Is had while queues are made, and by whoever kills the broker.
+        self.making = threading.Lock()
 
     def __enter__(self) -> Stage:
         store = open_store(self._store_url)

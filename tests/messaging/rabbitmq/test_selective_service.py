@@ -15,6 +15,7 @@ import tenancy
 from tenancy.errors import ConfigurationError, HandoverError
 from tenancy.messaging.aio_pika import consumer, selective_queue
 from tenancy.routes import State
+from tests.chaos.rabbitmq.proxy import Proxies
 from tests.messaging.rabbitmq.support import World, until
 from tests.messaging.support import become
 
@@ -145,6 +146,47 @@ async def test_what_a_dead_sandbox_has_left_goes_back(world: World) -> None:
     assert set(await world.owners(bodies)) == {"baseline"}
     assert await world.state(world.names().queue) is None
     world._queues.pop()
+
+
+@pytest.mark.parametrize("store", ["there", "away"])
+async def test_a_consumer_that_lost_its_connection_leaves_when_it_is_told_to(world: World, store: str) -> None:
+    """What it had in its hands, begun or kept, the broker has given to others since, and it does not wait for its acknowledgement."""
+    await world.start()
+    await world.create()
+    proxies = Proxies(world.url)
+    try:
+        world.url = proxies.url("sandbox")
+        queue = await world.consumer("pr-1")
+        began: list[Any] = []
+
+        async def handle(message: Any) -> None:
+            began.append(message)  # and never acknowledged
+
+        await queue.consume(handle)
+        bodies = await world.send(*["pr-1"] * 3)
+        await until(lambda: len(began) == 3)
+        if store == "away":
+            snapshot: Any = world.store
+            snapshot.snapshot = snapshot.head = lambda: (_ for _ in ()).throw(RuntimeError("away"))
+            await asyncio.sleep(1.5)
+        proxies.cut("sandbox")
+        if store == "away":
+            await asyncio.sleep(1.0)
+            proxies.cut("sandbox")  # with messages that are kept
+            await asyncio.sleep(0.5)
+            del snapshot.snapshot, snapshot.head
+        await until(lambda: len(began) >= 6)
+        deleting = asyncio.create_task(world.delete())
+        # What it has now it has in its hands, and it is known by the connection that it has now.
+        await until(lambda: any("end what they have begun" in progress.waiting for progress in world.told))
+        await asyncio.sleep(2.0)
+        assert not deleting.done()
+        for message in began[3:]:
+            await message.ack()
+        assert (await deleting).state is State.NONE
+        assert not [body for body in bodies if body in world.handled]
+    finally:
+        await asyncio.to_thread(proxies.close)
 
 
 async def test_what_comes_late_can_be_dropped(world: World) -> None:

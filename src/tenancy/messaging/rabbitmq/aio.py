@@ -13,7 +13,7 @@ from typing import Any
 from ..._optional import extra
 from ...context import attached, with_key
 from ...errors import ConfigurationError, HandoverError
-from .aio_forward import GONE, Forwarder
+from .aio_forward import GONE, Forwarder, close_channel
 from .aio_source import Source
 from .choice import Choice, Choices, Life
 from .topology import check_queue
@@ -235,8 +235,7 @@ class SelectiveQueue:
         while self._running:
             await self._running.pop().close()
         await self._forwarder.close()
-        if self._channel is not None and not self._channel.is_closed:
-            await self._channel.close()
+        await close_channel(self._channel)
 
     async def __aenter__(self) -> SelectiveQueue:
         return self

@@ -18,7 +18,7 @@ from .outcome import Outcome
 with extra("rabbitmq", "aio_pika"):
     from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
 
-__all__ = ["Forwarder", "Outcome", "restore"]
+__all__ = ["Forwarder", "Outcome", "close_channel", "restore"]
 
 #: What a client raises where its channel or connection is gone.
 GONE = (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError)
@@ -88,8 +88,7 @@ class Forwarder:
         """
         Close the channel.
         """
-        if self._channel is not None and not self._channel.is_closed:
-            await self._channel.close()
+        await close_channel(self._channel)
 
     async def _ready(self) -> Any:
         channel = self._channel
@@ -103,6 +102,20 @@ class Forwarder:
                     await self._channel.reopen()
                 channel = self._channel
         return await channel.get_underlay_channel()
+
+
+async def close_channel(channel: Any) -> None:
+    """
+    Close a channel, also a robust one that is lost: it would come back, with its consumers.
+
+    Args:
+        channel: The channel; None: there is none.
+    """
+    if channel is not None:
+        try:
+            await channel.close()
+        except GONE:
+            return
 
 
 def restore(message: Any) -> None:

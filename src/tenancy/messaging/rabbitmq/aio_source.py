@@ -12,13 +12,14 @@ from ..._optional import extra
 from ...errors import ConfigurationError
 from ...observe import warn_once
 from ...routes import Action
-from .aio_forward import GONE, Forwarder, Outcome, restore
+from .aio_forward import GONE, Forwarder, Outcome, close_channel, restore
 from .choice import Choice, Choices
 from .copies import is_copy
 from .membership import REGISTER_EVERY, Membership
 
 with extra("rabbitmq", "aio_pika"):
     from aio_pika import IncomingMessage
+    from aio_pika.exceptions import ChannelInvalidStateError
 
 __all__ = ["Give", "OwnedMessage", "Source"]
 
@@ -76,7 +77,10 @@ class Source:
         self._given: list[Any] = []
         self._deciding = 0
         self._member = Membership(choices, queue.name, declared)
+        self._connection: Any = None
+        # The channel by which the mark was declared. A robust one comes back without it, so what is beneath tells whether it is there.
         self._marked: Any = None
+        self._beneath: Any = None
         self._registered = 0.0
 
     async def start(self, connection: Any, **options: Any) -> str:
@@ -95,14 +99,17 @@ class Source:
         """
         Make sure that the broker and the route store know of this consumer, also after the connection was lost; call it now and then.
         """
-        if self._marked is None or self._marked.is_closed:
+        self._connection = connection
+        if self._beneath is None or self._beneath.is_closed:
             channel = connection.channel()
             await channel.initialize()
             # A robust channel would declare it again by the same name, which the broker may still have for the connection that was lost.
             options = {"robust": False} if hasattr(connection, "reconnect_callbacks") else {}
             await channel.declare_queue(self._member.renew(), exclusive=True, **options)
-            self._marked = channel
+            lost, self._marked = self._marked, channel
+            self._beneath = await channel.get_underlay_channel()
             self._registered = 0.0
+            await close_channel(lost)
         now = asyncio.get_running_loop().time()
         if not self._registered or now - self._registered > REGISTER_EVERY:
             self._registered = now
@@ -124,25 +131,30 @@ class Source:
         """
         Stop the consumer, wait until everything that was handed on is acknowledged, and be known no more.
         """
+        if self._connection is not None:
+            try:
+                await self.keep_known(self._connection)  # also if the connection was lost just now, and is there again
+            except (*GONE, asyncio.TimeoutError):
+                pass  # then there is nothing in its hands either
         await self.cancel()
-        while self.busy and not self.queue.channel.is_closed:  # noqa: ASYNC110 - clients tell nobody of an acknowledgement
+        while self.busy:  # noqa: ASYNC110 - clients tell nobody of an acknowledgement
             await asyncio.sleep(_LOOK_EVERY)
         await asyncio.to_thread(self._member.unregister)
-        for channel in (self._marked, self.queue.channel if self._epoch else None):
-            if channel is not None and not channel.is_closed:
-                try:
-                    if channel is self._marked:
-                        await channel.queue_delete(self._member.mark)
-                    await channel.close()
-                except GONE:
-                    pass
+        if self._marked is not None and not self._marked.is_closed:
+            try:
+                await self._marked.queue_delete(self._member.mark)
+            except GONE:
+                pass
+        await close_channel(self._marked)
+        if self._epoch:
+            await close_channel(self.queue.channel)
 
     @property
     def busy(self) -> bool:
         """
         Whether a message that was handed on is not acknowledged yet, or one is being sent on.
         """
-        self._given = [message for message in self._given if not message.processed]
+        self._given = [message for message in self._given if _is_open(message)]
         return bool(self._given or self._deciding)
 
     async def decide(self, message: Any) -> None:
@@ -163,7 +175,7 @@ class Source:
         given = self._given
         given.append(message)
         if len(given) > 2 * self._hold:
-            self._given = [message for message in given if not message.processed]
+            self._given = [message for message in given if _is_open(message)]
         message.__class__ = OwnedMessage
         await self._give(message, choice, self)
 
@@ -199,7 +211,7 @@ class Source:
                 if self.leaving:
                     await _answer(message.nack(requeue=True))
                     return None
-                if message.channel.is_closed:  # the broker has it back
+                if _is_lost(message):
                     return None
                 await asyncio.sleep(_AGAIN if choice is None or sent_on else _LOOK_EVERY)
                 choice = self._choose(message, returned)
@@ -221,6 +233,23 @@ class Source:
                 error,
             )
             return None
+
+
+def _is_open(message: Any) -> bool:
+    """
+    Return whether a message is still to be acknowledged, and can be.
+    """
+    return not message.processed and not _is_lost(message)
+
+
+def _is_lost(message: Any) -> bool:
+    """
+    Return whether the channel is closed that a message came by: the broker has it back.
+    """
+    try:
+        return bool(message.channel.is_closed)
+    except ChannelInvalidStateError:
+        return True
 
 
 async def _answer(answer: Awaitable[None]) -> None:
