@@ -138,6 +138,7 @@ EXTRAS: Mapping[str, Row] = {
         (
             "tenancy.messaging.aiokafka",
             "tenancy.messaging.kafka.aio",
+            "tenancy.messaging.kafka.aio_guard",
             "tenancy.messaging.kafka.aio_membership",
             "tenancy.messaging.kafka.aio_offsets",
             "tenancy.messaging.kafka.aio_reception",
@@ -147,7 +148,13 @@ EXTRAS: Mapping[str, Row] = {
     "faststream": Row("faststream", ("tenancy.messaging.faststream",), beside=("aiokafka",)),
     "rabbitmq": Row(
         "aio_pika",
-        ("tenancy.messaging.aio_pika",),
+        (
+            "tenancy.messaging.aio_pika",
+            "tenancy.messaging.rabbitmq.aio",
+            "tenancy.messaging.rabbitmq.aio_forward",
+            "tenancy.messaging.rabbitmq.aio_source",
+            "tenancy.messaging.rabbitmq.broker",
+        ),
         tests=("tests/messaging/test_aio_pika.py",),
         beside=opentelemetry("aio-pika"),
     ),
@@ -158,6 +165,7 @@ EXTRAS: Mapping[str, Row] = {
             "tenancy.messaging.rabbitmq.pika_blocking",
             "tenancy.messaging.rabbitmq.pika_callbacks",
             "tenancy.messaging.rabbitmq.pika_properties",
+            "tenancy.messaging.rabbitmq.pika_wire",
         ),
         tests=("tests/messaging/test_pika.py",),
         beside=opentelemetry("pika"),

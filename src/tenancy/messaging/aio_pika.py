@@ -177,8 +177,8 @@ async def selective_queue(
     """
     Declare a queue of which this process gets only the messages that are its own, each exactly once in the baseline or in one sandbox.
 
-    The baseline declares the queue and consumes it; it forwards what a sandbox forks. A sandbox consumes the queues that `tenancy sandbox
-    create` made for it. It needs a route store. Where tenancy is switched off all messages are this process's.
+    The baseline declares the queue and consumes it; it forwards what a sandbox forks. A sandbox consumes the queues that ``tenancy sandbox
+    create`` made for it. It needs a route store. Where tenancy is switched off all messages are this process's.
 
     Args:
         connection: A connection, robust or not; the queue has channels of its own on it.
