@@ -164,22 +164,24 @@ class TestForwarding:
         wait_for(lambda: once(sent, baseline))
 
     def test_a_refused_copy_is_tried_again(self, classic: World, way: str) -> None:
-        """A sandbox's queue that is full refuses; what it refused reaches it later."""
-        classic.read(way=way)
+        """A sandbox's queue that is full refuses; what it has refused is not lost, and handled when that has changed."""
+        baseline = classic.read(way=way)
         classic.create()
         names = names_of(classic.queue, tenancy.RoutingKey("pr-1"), 1)
         classic.channel.queue_unbind(names.queue, names.exchange, "")
-        classic.channel.queue_declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}, exclusive=True)
-        classic.channel.queue_bind("full", names.exchange)
-        classic.send(*["pr-1"] * 3)
-        time.sleep(1)
-        assert classic.ready("full") == 1
-        classic.channel.queue_purge("full")
-        classic.channel.queue_unbind("full", names.exchange)
-        classic.channel.queue_bind(names.queue, names.exchange, "")
-        fork = classic.read("pr-1", way)
-        wait_for(lambda: len(fork.bodies) == 2)
-        classic.channel.queue_delete("full")
+        full = f"{classic.queue}.full"
+        classic.channel.queue_declare(full, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}, exclusive=True)
+        classic.channel.queue_bind(full, names.exchange, "")
+        sent = classic.send(*["pr-1"] * 20)
+        time.sleep(2)
+        assert baseline.bodies == []
+        taken = classic.ready(full)
+        assert 1 <= taken < 20
+        classic.channel.queue_unbind(full, names.exchange, "")
+        wait_for(lambda: len(baseline.bodies) == 20 - taken)
+        assert set(baseline.bodies) < set(sent)
+        assert once([], baseline)
+        classic.channel.queue_delete(full)
 
 
 def _take_first(_channel: Any, _method: Any, _body: bytes) -> None:
