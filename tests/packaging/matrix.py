@@ -176,6 +176,7 @@ EXTRAS: Mapping[str, Row] = {
             "tenancy.messaging.rabbitmq.pika_blocking",
             "tenancy.messaging.rabbitmq.pika_callbacks",
             "tenancy.messaging.rabbitmq.pika_properties",
+            "tenancy.messaging.rabbitmq.pika_wire",
         ),
         tests=("tests/messaging/test_pika.py",),
         beside=opentelemetry("pika"),

@@ -207,7 +207,7 @@ class RabbitBroker:
         Be the only one who moves what is left, for as long as the connection lives.
 
         Returns:
-            A number that is another one each time that we become so; 0: somebody else is.
+            A number, another one each time that we become so, or 0 where somebody else is.
         """
         return self._session.lock(names.lock)
 
