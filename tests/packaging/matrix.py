@@ -126,6 +126,7 @@ EXTRAS: Mapping[str, Row] = {
             "tenancy.messaging.kafka.confluent",
             "tenancy.messaging.kafka.confluent_assignment",
             "tenancy.messaging.kafka.confluent_choice",
+            "tenancy.messaging.kafka.confluent_guard",
             "tenancy.messaging.kafka.confluent_offsets",
             "tenancy.messaging.kafka.confluent_transactions",
             "tenancy.messaging.kafka.gap",
