@@ -180,10 +180,14 @@ class Selective:
             self._waiting.append((delivery, choice, contextvars.copy_context()))
 
     def _begin(self, delivery: Delivery, context: Context) -> None:
-        self._hand_on(delivery)
+        method, properties = delivery.method, delivery.properties
+        if properties.headers and is_copy(properties.headers):
+            restore(delivery)
+        method.delivery_tag = tag = next(self._tags)
+        self._given[tag] = delivery
         token = attach(context)
         try:
-            self._callback(self, delivery.method, delivery.properties, delivery.body)  # type: ignore[misc]
+            self._callback(self, method, properties, delivery.body)  # type: ignore[misc]
         finally:
             detach(token)
 

@@ -70,7 +70,7 @@ class Source:
     ) -> None:
         self._choices = choices
         self._choose = choices.choose
-        self._quick = quick
+        self._first = None if quick is None else quick.context
         self._forwarder = forwarder
         self._wire = wire
         self.channel = channel
@@ -162,8 +162,8 @@ class Source:
         Decide on a message that was delivered, and do what is to be done; a callback of pika's.
         """
         delivery = Delivery(self, channel, method, properties, body)
-        if self._quick is not None and not self.leaving:
-            context = self._quick.context(properties.headers)
+        if self._first is not None and not self.leaving:
+            context = self._first(properties.headers)
             if context is not None:
                 self._give(delivery, UNKEYED, context)
                 return
