@@ -91,8 +91,9 @@ class Queues:
         """
         known: dict[str, Mapping[str, Any]] = {}
         for member in self._members(row.workload):
-            if not member.sandbox:
-                known.update(dict.fromkeys(member.topics, member.declared or {}))
+            declared = member.declared or {}
+            if not member.sandbox and declared.get("consumes", True):
+                known.update(dict.fromkeys(member.topics, declared))
         for base, names in self._names(row):
             assert self._rabbit is not None  # noqa: S101 - checked before
             self._rabbit.make(base, names, known.get(base, {}), key=row.key, exchange=row.queues[base])
@@ -105,7 +106,8 @@ class Queues:
         for base in row.queues:
             assert self._rabbit is not None  # noqa: S101 - checked before
             state = self._rabbit.state(base)
-            known = [member for member in self.readers(row.workload, base) if not member.sandbox]
+            readers = [member for member in self.readers(row.workload, base) if not member.sandbox]
+            known = [member for member in readers if (member.declared or {}).get("consumes", True)]
             if state is not None and state.consumers > len(known):
                 found.append(Strangers(base, state.consumers - len(known)))
         return found

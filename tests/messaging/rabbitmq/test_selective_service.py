@@ -304,6 +304,31 @@ async def test_an_iterator_and_get_give_what_is_ours(world: World) -> None:
         await base.get()
 
 
+async def test_who_only_gets_is_waited_for_as_well(world: World) -> None:
+    """What was got and is not acknowledged is known at the delete, and lost to nobody; and a get is no consumer that would hide another."""
+    base = await world.consumer()
+    assert await base.get(fail=False) is None
+    tag = await (await world.channel.get_queue(world.queue)).consume(_take)
+    with pytest.raises(HandoverError, match="not registered by this library"):
+        await world.create(deadline=4.0)
+    await (await world.channel.get_queue(world.queue)).cancel(tag)
+    await world.create()
+    fork = await world.consumer("pr-1")
+    await world.start()
+    bodies = await world.send("pr-1", "pr-1")
+    await until(lambda: list(fork._choices.lives()))
+    got = None
+    while got is None:
+        got = await fork.get(fail=False)
+    deleting = asyncio.create_task(world.delete())
+    await until(lambda: any("end what they have begun" in progress.waiting for progress in world.told))
+    assert await world.owners(bodies[1:]) == ["baseline"]
+    assert not deleting.done()
+    await got.ack()
+    assert (await deleting).state is State.NONE
+    assert bodies[0] not in world.handled
+
+
 async def test_a_decorated_handler_is_not_asked_twice(world: World) -> None:
     """A selective queue has decided; the decorator makes the key current, and nothing else."""
     queue, fork = await world.consumer(), await world.consumer("pr-1")

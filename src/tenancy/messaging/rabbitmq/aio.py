@@ -14,6 +14,7 @@ from ..._optional import extra
 from ...context import attached, with_key
 from ...errors import ConfigurationError, HandoverError
 from .aio_forward import GONE, Forwarder, close_channel
+from .aio_get import Getter
 from .aio_source import Source
 from .choice import Choice, Choices, Life
 from .topology import check_queue
@@ -73,6 +74,7 @@ class SelectiveQueue:
         self._malformed = malformed
         self._options = dict(options)
         self._forwarder = Forwarder(connection, choices)
+        self._getter = Getter(connection, choices, self._forwarder, self._answered, hold=hold)
         self._running: list[_Consumption] = []
         self._channel: Any = None
         self._base: Any = None
@@ -190,29 +192,9 @@ class SelectiveQueue:
             ConfigurationError: For ``no_ack``.
         """
         self._check({"no_ack": no_ack})
-        found: list[Any] = []
-
-        async def give(message: Any, choice: Choice, _: Source) -> None:
-            if not (choice.malformed and await self._dead_lettered(message)):
-                found.append(message)
-
-        channel = await self._opened()
-        queues = [(self._base, 0)] if self._choices.baseline else []
-        lives = () if self._choices.baseline else tuple(self._choices.lives())
-        queues += [(await channel.get_queue(life.names.queue, ensure=False), life.epoch) for life in lives]
-        for queue, epoch in queues:
-            source = Source(self._choices, self._forwarder, queue, give, hold=self._hold, epoch=epoch)
-            while not found and (message := await queue.get(fail=False, timeout=timeout)) is not None:
-                waiting = asyncio.create_task(source.decide(message))
-                done, _ = await asyncio.wait({waiting}, timeout=timeout)
-                if not done:
-                    source.leaving = True  # it goes back to its queue
-                await waiting
-                if source.leaving:
-                    break
-            self._choices.report()
-            if found:
-                return found[0]
+        message = await self._getter.get(await self._opened(), self._base, timeout)
+        if message is not None:
+            return message
         if fail:
             raise QueueEmpty
         return None
@@ -236,6 +218,7 @@ class SelectiveQueue:
             await self._running.pop().close()
         await self._forwarder.close()
         await close_channel(self._channel)
+        await self._getter.close()
 
     async def __aenter__(self) -> SelectiveQueue:
         return self
@@ -259,6 +242,9 @@ class SelectiveQueue:
                 raise ConfigurationError(f"{name}=True cannot be used with {self.name}: {why}")
         if "x-stream-offset" in (options.get("arguments") or {}):
             check_queue(self.name, {"x-queue-type": "stream"})
+
+    async def _answered(self, message: Any, choice: Choice) -> bool:
+        return choice.malformed and await self._dead_lettered(message)
 
     async def _dead_lettered(self, message: Any) -> bool:
         if self._malformed == "dead-letter":

@@ -77,6 +77,7 @@ class Source:
         self._given: list[Any] = []
         self._deciding = 0
         self._member = Membership(choices, queue.name, declared)
+        self._consumes = False
         self._connection: Any = None
         # The channel by which the mark was declared. A robust one comes back without it, so what is beneath tells whether it is there.
         self._marked: Any = None
@@ -92,6 +93,7 @@ class Source:
             options: As for ``queue.consume``.
         """
         await self.keep_known(connection)
+        self._consumes = True
         self.tag = await self.queue.consume(self.decide, **options)
         return self.tag
 
@@ -99,6 +101,8 @@ class Source:
         """
         Make sure that the broker and the route store know of this consumer, also after the connection was lost; call it now and then.
         """
+        if self._choices.source is None:  # tenancy is switched off
+            return
         self._connection = connection
         if self._beneath is None or self._beneath.is_closed:
             channel = connection.channel()
@@ -146,7 +150,7 @@ class Source:
             except GONE:
                 pass
         await close_channel(self._marked)
-        if self._epoch:
+        if self._epoch and self._consumes:
             await close_channel(self.queue.channel)
 
     @property
