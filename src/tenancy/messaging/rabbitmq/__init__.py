@@ -3,3 +3,5 @@ RabbitMQ, whatever the client: what a queue's messages are a sandbox's, how the 
 """
 
 from __future__ import annotations
+
+__all__: list[str] = []
