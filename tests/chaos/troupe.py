@@ -102,8 +102,9 @@ class Troupe:
         End a process at once.
         """
         actor.expected_to_end = True
-        self.note("kill", actor)
+        began = clock()
         actor.process.kill()
+        self.note("kill", actor, clock() - began, at=began)  # up to then it was at work
 
     def stop(self, actor: Actor, seconds: float = 15.0) -> None:
         """

@@ -31,8 +31,8 @@ INTERNAL = re.compile(
     r"tenancy\.(?:cli|data|errors|http|messaging|scope|testing\.plugin"
     r"|(?:cli|grpc|mesh|testing)\..*"
     r"|http\.reception"
-    r"|messaging\.kafka(?:\.(?!broker$).*)?"
-    r"|routes\.(?:handover|identity|lease|lives|live|record|sources|sources\.store|table|verdict)"
+    r"|messaging\.(?:kafka|rabbitmq)(?:\.(?!broker$).*)?"
+    r"|routes\.(?:delivery|handover|identity|lease|lives|live|record|sources|sources\.store|table|verdict)"
     r"|sandbox\..*)"
 )
 

@@ -270,10 +270,11 @@ class _History:
         for each in logs.took:
             self.took[each.id].append(each)
         self._restarts = sorted((fault.at, fault.at + fault.seconds) for fault in logs.faults if fault.kind == "broker")
-        self._faults: dict[int, list[tuple[float, str]]] = defaultdict(list)
+        self._faults: dict[int, list[tuple[float, float, str]]] = defaultdict(list)
         for fault in logs.faults:
             if fault.kind in ("kill", "cut"):
-                self._faults[fault.pid].append((fault.at, "death" if fault.kind == "kill" else "cut"))
+                cause = "death" if fault.kind == "kill" else "cut"
+                self._faults[fault.pid].append((fault.at, fault.at + fault.seconds, cause))
         for listed in self._faults.values():
             listed.sort()
 
@@ -288,8 +289,8 @@ class _History:
         hands = [(entry.pid, entry.began, entry.ended) for entry in before]
         hands += [(entry.pid, entry.at, entry.at) for entry in self.took.get(again.id, ()) if entry.at < again.began]
         for pid, began, ended in hands:
-            for at, cause in self._faults.get(pid, ()):
-                if began <= at <= min(ended + _UNDER_WAY, again.began):
+            for at, over, cause in self._faults.get(pid, ()):
+                if began <= over and at <= min(ended + _UNDER_WAY, again.began):
                     return cause
             for stopped, _ in self._restarts:
                 if began - _UNDER_WAY <= stopped <= min(ended + _UNDER_WAY, again.began):
@@ -301,7 +302,7 @@ class _History:
         Return how many faults, and seconds without the broker, lie within the time in which a message was forwarded.
         """
         first, last = took[0].at, max(entry.at for entry in took)
-        faults = [at for listed in self._faults.values() for at, _ in listed if first <= at <= last]
+        faults = [at for listed in self._faults.values() for at, _, _ in listed if first <= at <= last]
         return len(faults) + sum(math.ceil(back - stopped) + 5 for stopped, back in self._restarts if stopped <= last)
 
 

@@ -118,8 +118,9 @@ class Stage(Troupe):
         """
         Cut a process's connections, with what the broker has just confirmed to it on the way.
         """
-        self.note("cut", actor)
+        began = clock()
         self._proxies.cut(actor.spec.name)
+        self.note("cut", actor, clock() - began, at=began)
 
     def taken(self, actor: Actor) -> int:
         """

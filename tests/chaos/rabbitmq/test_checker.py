@@ -93,7 +93,8 @@ def test_two_owners_of_a_message_are_found() -> None:
         (Fault("kill", "w1", 1, 1.05), "death"),
         (Fault("cut", "w1", 1, 1.5), "cut"),
         (Fault("broker", "", 0, 0.5, 4.0), "restart"),
-        (Fault("kill", "w1", 1, 0.5), ""),  # before it had the message
+        (Fault("kill", "w1", 1, 0.9, 0.2), "death"),  # it was at work while that was done
+        (Fault("kill", "w1", 1, 0.5, 0.2), ""),  # before it had the message
         (Fault("kill", "w1", 1, 6.0), ""),  # when it was begun again already
         (Fault("kill", "w3", 3, 1.5), ""),  # somebody else
         (Fault("broker", "", 0, 6.0, 4.0), ""),

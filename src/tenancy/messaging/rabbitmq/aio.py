@@ -26,6 +26,8 @@ __all__ = ["SelectiveIterator", "SelectiveQueue"]
 
 # How often it is looked whether a sandbox has another queue, and whether the connection is another one.
 _FOLLOW_EVERY = 0.1
+# For so many seconds after a connection is there again its channels may be under restoration.
+_COMES_BACK = 10.0
 
 Callback = Callable[[Any], Awaitable[Any]]
 
@@ -273,6 +275,8 @@ class _Consumption:
         self._options = dict(options)
         self._sources: dict[Life | None, Source] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        # Channels that were closed, and since when they might have come back.
+        self._closed: dict[Any, float] = {}
         self._following: asyncio.Task[None] | None = None
         self.tag = ""
 
@@ -304,6 +308,7 @@ class _Consumption:
                 for source in tuple(self._sources.values()):
                     await source.keep_known(self._owner._connection)
                 if not self._owner._choices.baseline:
+                    await self._keep_closed()
                     await self._take_up()
             except (*GONE, asyncio.TimeoutError):
                 continue  # the connection is on its way back, or closed for good
@@ -316,7 +321,7 @@ class _Consumption:
         lives = set(owner._choices.lives())
         for life in [life for life in self._sources if life is not None and life not in lives]:
             source = self._sources.pop(life)
-            leaving = asyncio.create_task(source.close())
+            leaving = asyncio.create_task(self._leave(source))
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
         for life in lives - self._sources.keys():
@@ -331,6 +336,23 @@ class _Consumption:
             except (AMQPError, *GONE) as error:
                 self._sources.pop(life, None)
                 logging.getLogger("tenancy").debug("the queue %s is not there yet: %r", life.names.queue, error)
+
+    async def _leave(self, source: Source) -> None:
+        await source.close()
+        self._closed[source.queue.channel] = asyncio.get_running_loop().time()
+
+    async def _keep_closed(self) -> None:
+        """
+        Close channels again that have come back: a robust one that is closed amid its restoration is open afterwards, with its consumer.
+        """
+        now = asyncio.get_running_loop().time()
+        for channel, since in tuple(self._closed.items()):
+            if not channel.is_closed:
+                await close_channel(channel)
+            if not channel.is_closed or not self._owner._connection.connected.is_set():
+                self._closed[channel] = now
+            elif now - since > _COMES_BACK:
+                del self._closed[channel]
 
     def _source(self, queue: Any, life: Life | None, declared: Mapping[str, Any]) -> Source:
         owner = self._owner
