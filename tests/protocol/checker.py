@@ -9,9 +9,6 @@ from typing import Any
 
 __all__ = [
     "BASELINE",
-    "KNOWN",
-    "REPEAT_AFTER_GROUP",
-    "REPEAT_AFTER_OUTAGE",
     "Checker",
     "Handling",
     "Life",
@@ -21,14 +18,6 @@ __all__ = [
 
 #: The owner of what no life of the key claims. Other owners are the numbers of those lives.
 BASELINE = 0
-
-
-#: The gap reader handles a record; the store goes away before that is noted; the same reader handles it again.
-REPEAT_AFTER_OUTAGE = "repeat after an outage"
-#: The sandbox's group is deleted as soon as its life has ended; an instance whose view is still good joins it anew, at its start.
-REPEAT_AFTER_GROUP = "repeat after the group was deleted"
-#: What is known not to hold of the code as it is. Each is an expected failure of a test of its own.
-KNOWN: frozenset[str] = frozenset()
 
 
 class ViolationError(AssertionError):
@@ -52,9 +41,7 @@ class Handling:
 
     __slots__ = ("disturbed", "ended", "gap", "lapsed", "owner", "term", "who")
 
-    def __init__(
-        self, who: Any, owner: int, disturbed: int, *, gap: bool = False, lapsed: bool = False, term: tuple[int, int] = (0, 0)
-    ) -> None:
+    def __init__(self, who: Any, owner: int, disturbed: int, *, gap: bool = False, lapsed: bool = False, term: int = 0) -> None:
         self.who = who
         self.owner = owner
         #: How often the partition had been disturbed when it began.
@@ -120,7 +107,6 @@ class Checker:
         log_start: The first offset that can be read of a partition.
         structure: Whether the rows themselves are looked at, too (I1, I2, I5), and not only what becomes of records.
         truncation: Whether logs may lose their ends; then only owners are looked at, since nothing can be said about the rest.
-        known: What is known not to hold, of `KNOWN`.
     """
 
     def __init__(
@@ -130,7 +116,6 @@ class Checker:
         *,
         structure: bool = True,
         truncation: bool = False,
-        known: frozenset[str] = KNOWN,
     ) -> None:
         self._logs = logs
         self._log_start = log_start
@@ -138,11 +123,8 @@ class Checker:
         self._truncation = truncation
         self.lives: dict[str, list[Life]] = {}
         self.states: dict[str, str] = {}
-        self._known = known
         self._claimants: dict[str, str] = {}
         self._terms: dict[str, int] = {}
-        #: How often the store went away.
-        self.outages = 0
         #: Up to where each group has ever committed, by owner's group and partition.
         self.committed: dict[tuple[tuple[str, int] | None, int], int] = {}
         #: The record that each gap reader has begun last.
@@ -188,7 +170,7 @@ class Checker:
         if group is not None and not record.gone and self.life(record.key or "", handling.owner).gap:
             raise ViolationError("two at once", f"{who} handles {record}, and a gap reader has begun in its place")
         if not (self._truncation or lapsed or record.gone):
-            if record.offset < floor and (group is None or REPEAT_AFTER_GROUP not in self._known or not self._is_over(record)):
+            if record.offset < floor:
                 raise ViolationError(
                     "repeat", f"{who} handles {record}, though its group had committed {floor} before it got the partition"
                 )
@@ -199,9 +181,6 @@ class Checker:
                     )
         record.handlings.append(handling)
         return handling
-
-    def _is_over(self, record: Record) -> bool:
-        return self.life(record.key or "", self.owner(record)).over
 
     def gap_begins(self, record: Record, reader: Any, disturbed: int) -> Handling:
         """
@@ -216,7 +195,7 @@ class Checker:
         owner = self.owner(record)
         if owner != BASELINE:
             self.life(key, owner).gap = True
-        term = self._terms.get(key, 0), self.outages
+        term = self._terms.get(key, 0)
         handling = Handling(reader, owner, disturbed, gap=True, term=term)
         if owner == BASELINE and not record.gone:
             raise ViolationError("wrong owner", f"gap reader {reader} handles {record}, which is the baseline's")
@@ -232,7 +211,7 @@ class Checker:
                     raise ViolationError(kind, f"gap reader {reader} handles {record}, which {other.who} handles or has handled")
             elif self._last_of[other.who] is not record:
                 raise ViolationError("repeat", f"gap reader {reader} handles {record}, which {other.who} was long done with")
-            elif other.term[0] == term[0] and (REPEAT_AFTER_OUTAGE not in self._known or other.term[1] == term[1]):
+            elif other.term == term:
                 raise ViolationError(
                     "two at once", f"gap reader {reader} handles {record}, which {other.who} handles or has handled"
                 )

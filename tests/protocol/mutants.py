@@ -232,6 +232,17 @@ _ERASED: tuple[Step, ...] = (
     ("erase", 0, 0), ("sync", 0, 0), ("poll", 0, 1),
 )  # fmt: skip
 
+# A partition is added while a lease is waited out, and the baseline handles a record of it by what it knew before.
+_GROWN: tuple[Step, ...] = (
+    ("sync", 0, 0), *[("follow", 0, 0)] * 2, ("assign", 0, 0),
+    ("launch", 0, 1), *[("operate", 0, 0)] * 20,
+    ("grow", 0, 0), ("assign", 0, 0), ("produce", 1, 0),
+    *[(name, 0, at) for at in (0, 1) for name in ("fetch", "poll", "end")],
+    ("wake", 0, 0), *[("operate", 0, 0)] * 40,
+    ("sync", 1, 0), *[("follow", 1, 0)] * 2, *[("assign", 1, at) for at in (0, 1)],
+    *[(name, 1, at) for at in (0, 1) for name in ("fetch", "poll")],
+)  # fmt: skip
+
 MUTANTS: dict[str, Mutant] = {
     "M1": Mutant(("wrong owner", "loss"), _no_lease),
     "M2": Mutant(("wrong owner", "loss"), _ends_before_the_lease),
@@ -250,7 +261,13 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "M10": Mutant(("wrong owner", "loss"), switches=Switches(compares=False), faults=("operators", "stop")),
     "M11": Mutant(("wrong owner", "loss"), switches=Switches(cuts="commits")),
-    "M12": Mutant(("wrong owner", "loss"), _partitions_before_the_lease, faults=("partition",), weights={"grow": 4}),
+    "M12": Mutant(
+        ("wrong owner", "loss"),
+        _partitions_before_the_lease,
+        faults=("partition",),
+        config={"baselines": 1, "partitions": 1, "sandboxes": 1, "keys": 1, "stranger": False, "rates": (1.0,)},
+        script=_GROWN,
+    ),
     "M14a": Mutant(("wrong owner",), _finishes_by_erasing),
     "M14b": Mutant(
         ("wrong owner",),

@@ -12,8 +12,7 @@ import pytest
 from tenancy.routes import State
 from tests.protocol.checker import ViolationError
 from tests.protocol.operators import Operator
-from tests.protocol.walk import walk
-from tests.protocol.world import Config, Switches, World, played
+from tests.protocol.world import Config, World, played
 
 
 @pytest.fixture(autouse=True)
@@ -119,11 +118,3 @@ def test_two_controllers_that_delete_the_same_come_to_an_end() -> None:
             operator.step()
         world.time += 1.0
     raise ViolationError("never settled", f"{both[0].doing}; {both[1].doing}; {world.row().state}, of {world.row().claimant}")
-
-
-def test_what_is_known_is_met_by_a_walk() -> None:
-    """What the checker looks away from is there to be found, or looking away would hide something else."""
-    found = [
-        walk(seed, Config(faults=frozenset({"outage"}), known=frozenset()), Switches(), {"outage": 3}, 600) for seed in range(300)
-    ]
-    assert any(one.violation is not None for one in found)

@@ -18,7 +18,7 @@ from tenancy.routes import lease as lease_module
 from tenancy.routes import live as live_module
 from tenancy.routes.handover import State
 from tenancy.sandbox import controller as controller_module
-from tests.protocol.checker import KNOWN, Checker, Record, ViolationError
+from tests.protocol.checker import Checker, Record, ViolationError
 from tests.protocol.cluster import BASE, LEASE, WORKLOAD, Kafka, Store, stage
 from tests.protocol.consumer import Consumer
 from tests.protocol.operators import GapConsumer, Operator
@@ -67,8 +67,6 @@ class Config(NamedTuple):
     rates: tuple[float, ...] = (1.0,)
     #: Whether the rows themselves are looked at, too.
     structure: bool = True
-    #: What is known not to hold.
-    known: frozenset[str] = KNOWN
 
 
 class World:
@@ -91,9 +89,7 @@ class World:
         self._counter = 0
         self.kafka = Kafka(config.partitions)
         truncation = "truncation" in config.faults
-        self.checker = Checker(
-            self.kafka.logs, self.kafka.starts, structure=config.structure, truncation=truncation, known=config.known
-        )
+        self.checker = Checker(self.kafka.logs, self.kafka.starts, structure=config.structure, truncation=truncation)
         self.store = Store(self.checker, self.kafka)
         self.store.compares = switches.compares
         self.operators: list[Operator] = []
@@ -343,7 +339,6 @@ class World:
         if not self._may("outage"):
             return False
         self.store.out = not self.store.out
-        self.checker.outages += self.store.out
         return True
 
     def do_grow(self, a: int, b: int) -> bool:

@@ -31,7 +31,7 @@ __all__ = ["GapReader", "Remaining"]
 #: What becomes of what a sandbox has left: nobody handles it, or a function does, in the baseline's place, message by message.
 Remaining = Literal["drop"] | Callable[[Any], Any]
 
-# What was handled since the last note is handled again after a crash.
+# How often it is noted how far it is, where nothing is handled that whoever comes after would repeat.
 _NOTE_EVERY = 0.2
 
 
@@ -70,6 +70,8 @@ class GapReader:
         self._lease = store.head().lease
         self._own: set[str] = set()
         self._claimed_until = 0.0
+        # Whether a message was handled that is not noted yet.
+        self._handled_since = False
         #: How many messages were dropped, and how many handled.
         self.dropped = 0
         self.handled = 0
@@ -131,6 +133,10 @@ class GapReader:
                     # it ends only while a transaction is open, or when it was cut off; then more is waited for.
                     positions[place] = max(positions[place], min(message.offset(), left[place][1]))
                 else:
+                    if self._handled_since and self._is_left(message):
+                        # Before another one is begun: whoever takes our place repeats no more than the one that we had in our hands.
+                        self._note(base, positions, end)
+                        noted = now()
                     self._settle(message)
                     positions[place] = message.offset() + 1
                 done = positions[place] >= left[place][1]
@@ -160,18 +166,21 @@ class GapReader:
             raise KafkaException(error)
         raise HandoverError(f"what is left of {self._row.key} on {self._row.workload} was not handled by the deadline")
 
+    def _is_left(self, message: Any) -> bool:
+        return read(message.headers(), adapter="gap").key == self._row.key or message.topic() in self._own
+
     def _settle(self, message: Any) -> None:
-        key = read(message.headers(), adapter="gap").key
-        if key != self._row.key and message.topic() not in self._own:
+        if not self._is_left(message):
             return
         if self._remaining == "drop":
             self.dropped += 1
             return
         if now() >= self._claimed_until:
             self._check_claim()
-        with attached(with_key(key)):
+        with attached(with_key(read(message.headers(), adapter="gap").key)):
             self._remaining(message)
         self.handled += 1
+        self._handled_since = True
 
     def _check_claim(self) -> None:
         """
@@ -203,5 +212,6 @@ class GapReader:
                     raise
                 self._sleep(_NOTE_EVERY)
         self._row = row._replace(version=version)
+        self._handled_since = False
         self._claimed_until = asked + self._lease
         self._tell(f"{self.handled} handled and {self.dropped} dropped of what sandbox {row.sandbox} has left")
