@@ -9,6 +9,7 @@ import itertools
 import os
 import random
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aio_pika
@@ -67,7 +68,9 @@ class Worker:
             if spec.act == "iterator":
                 iterating.append(asyncio.create_task(self._iterate(kind, queue)))
             else:
-                await queue.consume(lambda message, kind=kind: self._handle(kind, message, current=True))
+                await _once_there(
+                    lambda kind=kind, queue=queue: queue.consume(lambda message: self._handle(kind, message, current=True))
+                )
         spec.sign("ready").touch()
         await stopping.wait()
         for task in iterating:
@@ -97,7 +100,7 @@ class Worker:
 
     async def _iterate(self, kind: str, queue: SelectiveQueue) -> None:
         slots = asyncio.Semaphore(SINGLE)
-        async with queue.iterator() as messages:
+        async with await _once_there(queue.iterator().__aenter__) as messages:
             async for message in messages:
                 # Not waited for before the next one is taken, so that nothing lies between its being taken and its being begun.
                 task = asyncio.create_task(self._in_slot(slots, kind, message))
@@ -172,6 +175,17 @@ class Worker:
             return await forward(self, message, route)
 
         Forwarder.forward = forwarding  # type: ignore[method-assign]
+
+
+async def _once_there(step: Callable[[], Awaitable[Any]]) -> Any:
+    """
+    Take a step, again and again while the broker is away.
+    """
+    while True:
+        try:
+            return await step()
+        except LOST:
+            await asyncio.sleep(0.3)
 
 
 def main() -> None:
