@@ -24,6 +24,10 @@ __all__ = ["Forwarder", "Outcome", "close_channel", "restore"]
 GONE = (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError)
 
 
+# How long the broker may take to confirm a copy, in seconds; it is sent again then, since it may not have it.
+_CONFIRMED_WITHIN = 30.0
+
+
 class Forwarder:
     """
     Publishes copies, on a channel of its own: what goes wrong there is nothing to the messages that are being consumed.
@@ -67,11 +71,17 @@ class Forwarder:
             channel = await self._ready()
             # What limits how much is under way is how much may be delivered without an acknowledgement.
             await channel.basic_publish(
-                message.body, exchange=exchange, routing_key=amqp_routing_key, properties=properties, mandatory=True, wait=False
+                message.body,
+                exchange=exchange,
+                routing_key=amqp_routing_key,
+                properties=properties,
+                mandatory=True,
+                timeout=_CONFIRMED_WITHIN,
+                wait=False,
             )
         except PublishError:
             return Outcome.RETURNED
-        except (DeliveryError, *GONE) as error:
+        except (DeliveryError, asyncio.TimeoutError, *GONE) as error:
             warn_once(
                 f"forward:{self._choices.queue}:{type(error).__name__}",
                 "%s: a message of %s could not be forwarded (%r) and is tried again; see that its sandbox reads, and whether %s is full. "

@@ -126,10 +126,13 @@ class Source:
         self.leaving = True
         tag, self.tag = self.tag, None
         if tag is not None and not self.queue.channel.is_closed:
-            try:
-                await self.queue.cancel(tag)
-            except GONE:
-                pass
+            await self._cancel(tag)
+
+    async def _cancel(self, tag: str) -> None:
+        try:
+            await self.queue.cancel(tag)
+        except GONE:
+            pass
 
     async def close(self) -> None:
         """
@@ -165,6 +168,9 @@ class Source:
         """
         Decide on a message that was delivered, as long as that takes, and do what is to be done.
         """
+        if self.leaving and self.tag is None and message.consumer_tag:
+            # It was cancelled while the connection was lost, and a robust queue has brought it back.
+            await self._cancel(message.consumer_tag)
         choice = self._choose(message, 0)
         if choice is None or choice.action is not Action.OWN:
             self._deciding += 1
