@@ -101,11 +101,13 @@ class Queues:
         """
         Return which queues of the baseline are consumed by others than this library, which take the key's messages as well.
         """
+        from ..messaging.rabbitmq.membership import is_consumer
+
         found = []
         for base in row.queues:
             assert self._rabbit is not None  # noqa: S101 - checked before
             state = self._rabbit.state(base)
-            known = [member for member in self.readers(row.workload, base) if not member.sandbox]
+            known = [member for member in self.readers(row.workload, base) if not member.sandbox and is_consumer(member)]
             if state is not None and state.consumers > len(known):
                 found.append(Strangers(base, state.consumers - len(known)))
         return found
