@@ -187,7 +187,7 @@ async def selective_queue(
         accept: Which keys are accepted; the baseline and all forks must agree. Default the setting, else those that the table knows.
         routes: The live route table; default the one of the settings.
         prefetch_count: How many messages are handled at once, and fetched for that.
-        hold: How many more may be kept, unacknowledged, while it cannot be said whose they are; beyond, they go back to the queue, slowly.
+        hold: How many more may be kept, unacknowledged, while it cannot be said whose they are; beyond, all others wait as well.
         malformed: What the owner does with a message whose key is malformed: ``ignore``, handle it without a key; ``dead-letter``, reject it.
         options: As for ``channel.declare_queue``: ``durable``, ``arguments``, ``timeout``.
 

@@ -91,9 +91,8 @@ class Queues:
         """
         known: dict[str, Mapping[str, Any]] = {}
         for member in self._members(row.workload):
-            declared = member.declared or {}
-            if not member.sandbox and declared.get("consumes", True):
-                known.update(dict.fromkeys(member.topics, declared))
+            if not member.sandbox:
+                known.update(dict.fromkeys(member.topics, member.declared or {}))
         for base, names in self._names(row):
             assert self._rabbit is not None  # noqa: S101 - checked before
             self._rabbit.make(base, names, known.get(base, {}), key=row.key, exchange=row.queues[base])
@@ -102,12 +101,13 @@ class Queues:
         """
         Return which queues of the baseline are consumed by others than this library, which take the key's messages as well.
         """
+        from ..messaging.rabbitmq.membership import is_consumer
+
         found = []
         for base in row.queues:
             assert self._rabbit is not None  # noqa: S101 - checked before
             state = self._rabbit.state(base)
-            readers = [member for member in self.readers(row.workload, base) if not member.sandbox]
-            known = [member for member in readers if (member.declared or {}).get("consumes", True)]
+            known = [member for member in self.readers(row.workload, base) if not member.sandbox and is_consumer(member)]
             if state is not None and state.consumers > len(known):
                 found.append(Strangers(base, state.consumers - len(known)))
         return found

@@ -62,6 +62,23 @@ def test_what_came_back_is_told_from_what_died() -> None:
     assert returned_epoch({**again, "x-death": [{"queue": "orders.pr-1@3", "count": 2}]}) == 0
 
 
+def test_what_goes_back_by_the_default_exchange_names_no_other_queue() -> None:
+    """The broker would give it to the queues that CC names; the baseline sees it nevertheless."""
+    headers = {"CC": ["audit"], "a": 1}
+    assert copy_headers(headers, epoch=3, exchange="shop", amqp_routing_key="order.new")["CC"] == ["audit"]
+    back = copy_headers(headers, epoch=0, exchange="shop", amqp_routing_key="order.new")
+    assert "CC" not in back
+    assert original_of(back, exchange="", amqp_routing_key="orders").headers == headers
+    assert copy_headers(back, epoch=4, exchange="", amqp_routing_key="orders")["CC"] == ["audit"]
+    assert original_of({"x-tenancy-original-cc": ["audit"]}, exchange="", amqp_routing_key="orders").headers == {}
+
+
+def test_a_number_that_python_does_not_read_is_no_mark() -> None:
+    """Whoever can publish can write one; a message that cannot be decided on is kept for ever."""
+    assert returned_epoch({"x-tenancy-forwarded": f"{'9' * 5000}:0"}) == 0
+    assert returned_epoch({"x-tenancy-forwarded": f"3:{'0' * 5000}"}) == 0
+
+
 @given(
     st.dictionaries(
         st.sampled_from(["x-tenancy-forwarded", "x-death", "x-tenancy-original-exchange"]),

@@ -16,7 +16,7 @@ from tenancy.errors import ConfigurationError, HandoverError
 from tenancy.messaging.aio_pika import consumer, selective_queue
 from tenancy.routes import State
 from tests.chaos.rabbitmq.proxy import Proxies
-from tests.messaging.rabbitmq.support import World, until
+from tests.messaging.rabbitmq.support import LEASE, World, until
 from tests.messaging.support import become
 
 pytestmark = pytest.mark.service
@@ -447,3 +447,102 @@ async def test_a_table_without_lives_is_refused(world: World, tmp_path: Any) -> 
     become(None)
     with pytest.raises(ConfigurationError, match="use a route store"):
         await selective_queue(world.connection, world.queue, routes=live(tmp_path / "routes.json"))
+
+
+async def test_a_mark_on_what_came_another_way_means_nothing(world: World) -> None:
+    """Whoever can publish can write one, and after a dead-letter exchange RabbitMQ 4 may count as many deaths as before."""
+    await world.start()
+    await world.start("pr-1")
+    await world.create()
+    assert await world.owners(await world.send("pr-1", headers={"x-tenancy-forwarded": "1:0"})) == ["pr-1"]
+    assert await world.owners(await world.send("pr-1", None, headers={"x-stream-offset": 5})) == ["pr-1", "baseline"]
+
+
+async def test_what_goes_back_does_not_go_elsewhere_as_well(world: World) -> None:
+    """The queue that CC names had its copy when the message was published."""
+    exchange = await world.channel.declare_exchange(f"{world.queue}.in", "fanout", auto_delete=True)
+    await (await world.channel.get_queue(world.queue)).bind(exchange)
+    other = await world.channel.declare_queue(f"{world.queue}.other", exclusive=True)
+    queue = await world.start()
+    await world.create()
+    (body,) = await world.send("pr-1", exchange=exchange, headers={"CC": [other.name]})
+    await until(lambda: not queue._running[0]._sources[None].busy)
+    await world.delete()
+    assert await world.owners([body]) == ["baseline"]
+    assert world.seen[body][0].headers["CC"] == [other.name]
+    assert await other.get(fail=False) is None
+
+
+async def test_who_gets_one_by_one_keeps_the_queue(world: World) -> None:
+    """What he has in his hands is lost if the queue is deleted before he has acknowledged it, or has given it back."""
+    await world.start()
+    await world.create()
+    queue = await world.consumer("pr-1")
+    (body,) = await world.send("pr-1")
+    message = None
+    while message is None:
+        message = await queue.get(fail=False)
+        await asyncio.sleep(0.02)
+    deleting = asyncio.create_task(world.delete())
+    done, _ = await asyncio.wait({deleting}, timeout=6 * LEASE)
+    assert not done
+    await message.nack(requeue=True)
+    assert (await deleting).state is State.NONE
+    assert await world.owners([body]) == ["baseline"]
+
+
+async def test_who_gets_one_by_one_is_not_taken_for_a_consumer(world: World) -> None:
+    """Else a consumer without this library would pass for the one that is known."""
+    queue = await world.consumer()
+    assert await queue.get(fail=False) is None
+    stranger = await world.channel.get_queue(world.queue)
+    tag = await stranger.consume(_take)
+    with pytest.raises(HandoverError, match=f"1 of {world.queue}"):
+        await world.create(deadline=3.0)
+    await stranger.cancel(tag)
+
+
+async def test_closing_does_not_wait_for_what_nobody_takes(world: World) -> None:
+    """Neither for what is decided on only then, nor for a message whose handler has failed."""
+    queue = await world.consumer()
+    undecided = await world.send("pr-1")
+    async with queue.iterator() as messages:
+        (source,) = queue._running[0]._sources.values()
+        message = await asyncio.wait_for(anext(messages), 5)
+        await message.nack(requeue=True)
+        await source.cancel()  # and what comes now is decided on after what was ready was given back
+    assert not source.busy
+
+    async def fail(message: Any) -> None:
+        raise ValueError(message.body)
+
+    await queue.consume(fail)
+    await asyncio.sleep(0.3)
+    await asyncio.wait_for(queue.close(), 5)
+    await world.start()
+    assert await world.owners(undecided) == ["baseline"]
+
+
+@pytest.mark.parametrize("way", ["consume", "iterator"])
+async def test_what_was_not_begun_goes_back(world: World, way: str) -> None:
+    """Also what was this process's and waited for those before it, and what can be decided on only now."""
+    queue = await world.consumer(prefetch_count=1)
+    bodies = await world.send(None, None, "pr-1")
+    begun = asyncio.Event()
+
+    async def slow(message: Any) -> None:
+        begun.set()
+        await asyncio.sleep(0.5)
+        await message.ack()
+
+    if way == "consume":
+        tag = await queue.consume(slow)
+        await begun.wait()
+        await asyncio.sleep(0.2)
+        await asyncio.wait_for(queue.cancel(tag), 5)
+        bodies = bodies[1:]
+    else:
+        async with queue.iterator():
+            await asyncio.sleep(0.2)
+    await world.start()
+    assert await world.owners(bodies) == ["baseline"] * len(bodies)

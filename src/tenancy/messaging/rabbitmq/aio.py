@@ -14,13 +14,12 @@ from ..._optional import extra
 from ...context import attached, with_key
 from ...errors import ConfigurationError, HandoverError
 from .aio_forward import GONE, Forwarder, close_channel
-from .aio_get import Getter
 from .aio_source import Source
 from .choice import Choice, Choices, Life
 from .topology import check_queue
 
 with extra("rabbitmq", "aio_pika"):
-    from aio_pika.exceptions import AMQPError, QueueEmpty
+    from aio_pika.exceptions import ChannelNotFoundEntity, QueueEmpty
 
 __all__ = ["SelectiveIterator", "SelectiveQueue"]
 
@@ -76,10 +75,10 @@ class SelectiveQueue:
         self._malformed = malformed
         self._options = dict(options)
         self._forwarder = Forwarder(connection, choices)
-        self._getter = Getter(connection, choices, self._forwarder, self._answered, hold=hold)
         self._running: list[_Consumption] = []
         self._channel: Any = None
         self._base: Any = None
+        self._getting: _Getting | None = None
 
     async def open(self) -> None:
         """
@@ -124,11 +123,15 @@ class SelectiveQueue:
             if choice.malformed and await self._dead_lettered(message):
                 return
             async with slots:
-                if choices.stands(choice):
+                if choices.stands(choice) and not source.leaving:
                     with attached(choices.context(choice)):
-                        await callback(message)
+                        try:
+                            await callback(message)
+                        except BaseException:
+                            source.drop(message)
+                            raise
                     return
-            await source.decide(message)  # it had to wait for those before it, and meanwhile it may have become somebody else's
+            await source.decide_again(message)  # it had to wait for those before it
 
         return await self._consume(give, options)
 
@@ -194,12 +197,43 @@ class SelectiveQueue:
             ConfigurationError: For ``no_ack``.
         """
         self._check({"no_ack": no_ack})
-        message = await self._getter.get(await self._opened(), self._base, timeout)
-        if message is not None:
-            return message
+        if self._getting is None:
+            self._getting = _Getting(self)
+        await self._getting.take_up()
+        for known in self._getting.sources():
+            message = await self._get(known, timeout)
+            self._choices.report()
+            if message is not None:
+                return message
         if fail:
             raise QueueEmpty
         return None
+
+    async def _get(self, known: Source, timeout: float | None) -> Any:
+        """
+        Get from one queue. Who gets is known to the broker as a consumer is: what he has in his hands keeps a sandbox's queue alive.
+        """
+
+        async def give(message: Any, choice: Choice, _: Source) -> None:
+            if not (choice.malformed and await self._dead_lettered(message)):
+                found.append(message)
+
+        queue = known.queue
+        with known.taking() as found:
+            source = Source(self._choices, self._forwarder, queue, give, hold=self._hold, epoch=known.epoch)
+            while not (found or known.leaving or source.leaving):
+                try:
+                    message = await queue.get(fail=False, timeout=timeout)
+                except ChannelNotFoundEntity:
+                    break  # a sandbox's queue that is gone, or not there yet
+                if message is None:
+                    break
+                waiting = asyncio.create_task(source.decide(message))
+                done, _ = await asyncio.wait({waiting}, timeout=timeout)
+                if not done:
+                    source.leaving = True  # it goes back to its queue
+                await waiting
+            return found[0] if found else None
 
     async def cancel(self, consumer_tag: str) -> None:
         """
@@ -218,9 +252,11 @@ class SelectiveQueue:
         """
         while self._running:
             await self._running.pop().close()
+        getting, self._getting = self._getting, None
+        if getting is not None:
+            await getting.close()
         await self._forwarder.close()
         await close_channel(self._channel)
-        await self._getter.close()
 
     async def __aenter__(self) -> SelectiveQueue:
         return self
@@ -244,9 +280,6 @@ class SelectiveQueue:
                 raise ConfigurationError(f"{name}=True cannot be used with {self.name}: {why}")
         if "x-stream-offset" in (options.get("arguments") or {}):
             check_queue(self.name, {"x-queue-type": "stream"})
-
-    async def _answered(self, message: Any, choice: Choice) -> bool:
-        return choice.malformed and await self._dead_lettered(message)
 
     async def _dead_lettered(self, message: Any) -> bool:
         if self._malformed == "dead-letter":
@@ -293,9 +326,7 @@ class _Consumption:
         self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        await _end(self._following)
         sources, self._sources = list(self._sources.values()), {}
         await asyncio.gather(*(source.close() for source in sources), *self._leaving)
         self._owner._choices.report()
@@ -310,8 +341,8 @@ class _Consumption:
                 if not self._owner._choices.baseline:
                     await self._keep_closed()
                     await self._take_up()
-            except (*GONE, asyncio.TimeoutError):
-                continue  # the connection is on its way back, or closed for good
+            except Exception as error:  # noqa: BLE001 - the connection is on its way back, or closed for good; the client has a bare Exception, too
+                logging.getLogger("tenancy").debug("the consumers of %s could not be looked after: %r", self._owner.name, error)
 
     async def _take_up(self) -> None:
         """
@@ -325,6 +356,7 @@ class _Consumption:
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
         for life in lives - self._sources.keys():
+            channel = None
             try:
                 # A channel for each: one that is closed, because a queue is gone, must not take the others along.
                 channel = owner._connection.channel()
@@ -333,8 +365,11 @@ class _Consumption:
                 queue = await channel.get_queue(life.names.queue)
                 source = self._source(queue, life, {})
                 await source.start(owner._connection, **self._options)
-            except (AMQPError, *GONE) as error:
-                self._sources.pop(life, None)
+            except Exception as error:  # noqa: BLE001 - it is not there yet, or the connection is on its way back; the client has a bare Exception
+                failed = self._sources.pop(life, None)
+                if failed is not None:
+                    await failed.close()  # it may be known already
+                await close_channel(channel)
                 logging.getLogger("tenancy").debug("the queue %s is not there yet: %r", life.names.queue, error)
 
     async def _leave(self, source: Source) -> None:
@@ -369,6 +404,98 @@ class _Consumption:
         return source
 
 
+class _Getting:
+    """
+    Who gets messages one by one is known, for each queue, as long as he may have one of it in his hands.
+    """
+
+    def __init__(self, owner: SelectiveQueue) -> None:
+        self._owner = owner
+        self._known: dict[Life | None, Source] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._following: asyncio.Task[None] | None = None
+        self._taking_up = asyncio.Lock()
+
+    def sources(self) -> list[Source]:
+        """
+        Return the queues from which it may be got.
+        """
+        return list(self._known.values())
+
+    async def take_up(self) -> None:
+        """
+        Be known for the queues that are this process's now, and for no others.
+        """
+        owner = self._owner
+        async with self._taking_up:
+            lives: set[Life | None] = {None} if owner._choices.baseline else set(owner._choices.lives())
+            lost = {
+                life
+                for life, source in self._known.items()
+                if source.queue.channel.is_closed and not _comes_back(owner._connection)
+            }
+            for life in (self._known.keys() - lives) | lost:
+                leaving = asyncio.create_task(self._known.pop(life).close())
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
+            for life in lives - self._known.keys():
+                self._known[life] = await self._source(life)
+            if self._following is None:
+                self._following = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        """
+        Be known no more, and give back what is not acknowledged.
+        """
+        await _end(self._following)
+        for leaving in self._leaving:
+            leaving.cancel()
+        await asyncio.gather(*(source.close(wait=False) for source in self._known.values()), *self._leaving, return_exceptions=True)
+        self._known.clear()
+
+    async def _source(self, life: Life | None) -> Source:
+        owner = self._owner
+        channel = await owner._opened()
+        if life is not None:
+            channel = owner._connection.channel()  # one that is closed, because a queue is gone, must not take the others along
+            await channel.initialize()
+        queue = owner._base if life is None else await channel.get_queue(life.names.queue, ensure=False)
+        declared = {name: value for name, value in owner._options.items() if life is None and name in ("durable", "arguments")}
+        epoch = 0 if life is None else life.epoch
+        source = Source(owner._choices, owner._forwarder, queue, _nobody, hold=1, epoch=epoch, declared=declared, gets=True)
+        await source.keep_known(owner._connection)
+        return source
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(_FOLLOW_EVERY)
+            try:
+                for source in self.sources():
+                    await source.keep_known(self._owner._connection)
+                await self.take_up()
+            except Exception as error:  # noqa: BLE001 - as above
+                logging.getLogger("tenancy").debug("who gets from %s could not be made known: %r", self._owner.name, error)
+
+
+def _comes_back(connection: Any) -> bool:
+    """
+    Return whether a connection opens its channels again, as a robust one does.
+    """
+    return hasattr(connection, "reconnect_callbacks")
+
+
+async def _nobody(message: Any, choice: Choice, source: Source) -> None:
+    """
+    Get nothing: this source only makes known.
+    """
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 class SelectiveIterator:
     """
     The messages of a `SelectiveQueue`, one after the other.
@@ -399,8 +526,7 @@ class SelectiveIterator:
             message, choice, source = await asyncio.wait_for(self._ready.get(), self._timeout)
             if self._queue._choices.stands(choice):
                 return message
-            # It had to wait for those before it, and meanwhile it may have become somebody else's.
-            deciding = asyncio.create_task(source.decide(message))
+            deciding = asyncio.create_task(source.decide_again(message))
             self._deciding.add(deciding)
             deciding.add_done_callback(self._deciding.discard)
 

@@ -16,7 +16,7 @@ from .copies import copy_headers, original_of
 from .outcome import Outcome
 
 with extra("rabbitmq", "aio_pika"):
-    from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
+    from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, PublishError
 
 __all__ = ["Forwarder", "Outcome", "close_channel", "restore"]
 
@@ -81,7 +81,7 @@ class Forwarder:
             )
         except PublishError:
             return Outcome.RETURNED
-        except (DeliveryError, asyncio.TimeoutError, *GONE) as error:
+        except Exception as error:  # noqa: BLE001 - also a bare Exception, as the client has where a channel ends; whatever it is, it is tried again
             warn_once(
                 f"forward:{self._choices.queue}:{type(error).__name__}",
                 "%s: a message of %s could not be forwarded (%r) and is tried again; see that its sandbox reads, and whether %s is full. "

@@ -5,11 +5,11 @@ One queue on the broker, consumed with aio-pika: each message is handed on, sent
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..._optional import extra
-from ...errors import ConfigurationError
 from ...observe import warn_once
 from ...routes import Action
 from .aio_forward import GONE, Forwarder, Outcome, close_channel, restore
@@ -52,6 +52,7 @@ class Source:
         hold: How many messages may be kept.
         epoch: The life of the key whose queue it is; 0: it is the baseline's.
         declared: With what options the queue was declared, where that is known.
+        gets: Whether messages are got from it one by one.
     """
 
     def __init__(
@@ -64,20 +65,20 @@ class Source:
         hold: int,
         epoch: int = 0,
         declared: Mapping[str, Any] | None = None,
+        gets: bool = False,
     ) -> None:
         self._choices = choices
         self._forwarder = forwarder
         self.queue = queue
         self._give = give
         self._hold = hold
-        self._epoch = epoch
+        self.epoch = epoch
         self.tag: str | None = None
         #: Whether no message is begun any more.
         self.leaving = False
         self._given: list[Any] = []
         self._deciding = 0
-        self._member = Membership(choices, queue.name, declared)
-        self._consumes = False
+        self._member = Membership(choices, queue.name, declared, gets=gets)
         self._connection: Any = None
         # The channel by which the mark was declared. A robust one comes back without it, so what is beneath tells whether it is there.
         self._marked: Any = None
@@ -93,7 +94,6 @@ class Source:
             options: As for ``queue.consume``.
         """
         await self.keep_known(connection)
-        self._consumes = True
         self.tag = await self.queue.consume(self.decide, **options)
         return self.tag
 
@@ -125,18 +125,19 @@ class Source:
         """
         self.leaving = True
         tag, self.tag = self.tag, None
-        if tag is not None and not self.queue.channel.is_closed:
-            await self._cancel(tag)
+        if tag is not None:
+            # Also on a channel that is lost just now: a robust one would come back with its consumer.
+            try:
+                await asyncio.wait_for(self.queue.cancel(tag), _AGAIN if self.queue.channel.is_closed else None)
+            except (*GONE, asyncio.TimeoutError):
+                pass
 
-    async def _cancel(self, tag: str) -> None:
-        try:
-            await self.queue.cancel(tag)
-        except GONE:
-            pass
-
-    async def close(self) -> None:
+    async def close(self, *, wait: bool = True) -> None:
         """
         Stop the consumer, wait until everything that was handed on is acknowledged, and be known no more.
+
+        Args:
+            wait: Whether to wait for that.
         """
         if self._connection is not None:
             try:
@@ -144,8 +145,10 @@ class Source:
             except (*GONE, asyncio.TimeoutError):
                 pass  # then there is nothing in its hands either
         await self.cancel()
-        while self.busy:  # noqa: ASYNC110 - clients tell nobody of an acknowledgement
+        while wait and self.busy:  # noqa: ASYNC110 - clients tell nobody of an acknowledgement
             await asyncio.sleep(_LOOK_EVERY)
+        if self.epoch:  # before the mark: as long as that is there the queue is
+            await close_channel(self.queue.channel)
         await asyncio.to_thread(self._member.unregister)
         if self._marked is not None and not self._marked.is_closed:
             try:
@@ -153,8 +156,6 @@ class Source:
             except GONE:
                 pass
         await close_channel(self._marked)
-        if self._epoch and self._consumes:
-            await close_channel(self.queue.channel)
 
     @property
     def busy(self) -> bool:
@@ -164,13 +165,39 @@ class Source:
         self._given = [message for message in self._given if _is_open(message)]
         return bool(self._given or self._deciding)
 
+    @contextmanager
+    def taking(self) -> Iterator[list[Any]]:
+        """
+        Wait at the end for what is taken meanwhile, and for the acknowledgement of what is put into the list.
+        """
+        taken: list[Any] = []
+        self._deciding += 1
+        try:
+            yield taken
+        finally:
+            self._deciding -= 1
+            self._given += taken
+
+    def drop(self, message: Any) -> None:
+        """
+        Wait no more for the acknowledgement of a message whose handler has failed: nobody will send it.
+        """
+        self._given = [given for given in self._given if given is not message]
+
+    async def decide_again(self, message: Any) -> None:
+        """
+        Decide on a message that was handed on and not begun: it had to wait, and meanwhile it may have become somebody else's.
+        """
+        self.drop(message)
+        await self.decide(message)
+
     async def decide(self, message: Any) -> None:
         """
         Decide on a message that was delivered, as long as that takes, and do what is to be done.
         """
-        if self.leaving and self.tag is None and message.consumer_tag:
-            # It was cancelled while the connection was lost, and a robust queue has brought it back.
-            await self._cancel(message.consumer_tag)
+        if self.leaving:  # it goes back to its queue, whosever it is
+            await _answer(message.nack(requeue=True))
+            return
         choice = self._choose(message, 0)
         if choice is None or choice.action is not Action.OWN:
             self._deciding += 1
@@ -193,13 +220,12 @@ class Source:
         """
         Send a message on, or keep it until it can be said whose it is; return what was decided if it is this process's after all.
         """
-        if "x-stream-offset" in message.headers:
-            raise ConfigurationError(
-                f"{self.queue.name} is a stream, and messages of streams cannot be handed over; use a classic or quorum queue"
-            )
         returned = 0
         try:
             while True:
+                if self.leaving and (choice is None or choice.action is not Action.SKIP):
+                    await _answer(message.nack(requeue=True))
+                    return None
                 if choice is not None and choice.action is Action.OWN:
                     return choice
                 if choice is not None and choice.action is Action.SKIP:
@@ -219,8 +245,7 @@ class Source:
                 # and a quorum queue counts how often it came.
                 self._choices.hold(message)
                 if self.leaving:
-                    await _answer(message.nack(requeue=True))
-                    return None
+                    continue
                 if _is_lost(message):
                     return None
                 await asyncio.sleep(_AGAIN if choice is None or sent_on else _LOOK_EVERY)
@@ -233,7 +258,7 @@ class Source:
         Decide on a message; None where that raises, as a function for *accept* may.
         """
         try:
-            return self._choices.choose(message.headers, epoch=self._epoch, returned=returned)
+            return self._choices.choose(message.headers, epoch=self.epoch, returned=returned, exchange=message.exchange)
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be lost by it
             warn_once(
                 f"undecided:{type(error).__qualname__}",

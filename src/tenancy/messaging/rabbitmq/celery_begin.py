@@ -129,7 +129,8 @@ def _again(delivered: Delivered) -> Choice | None:
     if source.choices.stands(choice):
         return choice
     try:
-        choice = source.choices.choose(delivered.raw.headers, epoch=source.epoch, returned=delivered.returned)
+        raw = delivered.raw
+        choice = source.choices.choose(raw.headers, epoch=source.epoch, returned=delivered.returned, exchange=raw.exchange)
     except Exception:  # noqa: BLE001 - it is asked again, and told then
         return None
     return choice if choice.action is Action.OWN else None

@@ -236,7 +236,8 @@ class Selection:
             self._give_back(delivered)
             return
         try:
-            choice = source.choices.choose(delivered.raw.headers, epoch=source.epoch, returned=delivered.returned)
+            raw = delivered.raw
+            choice = source.choices.choose(raw.headers, epoch=source.epoch, returned=delivered.returned, exchange=raw.exchange)
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be lost by it
             warn_once(
                 f"undecided:{type(error).__qualname__}",

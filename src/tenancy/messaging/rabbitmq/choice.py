@@ -171,7 +171,9 @@ class Choices:
 
     # What becomes of a message
 
-    def choose(self, headers: Mapping[str, Any] | None, *, epoch: int = 0, returned: int = 0) -> Choice:
+    def choose(
+        self, headers: Mapping[str, Any] | None, *, epoch: int = 0, returned: int = 0, exchange: str | None = None
+    ) -> Choice:
         """
         Decide on a message that was delivered; the verdict is counted, unless it is to be kept.
 
@@ -179,6 +181,7 @@ class Choices:
             headers: Its headers, as they came.
             epoch: The life of the key whose queue it was taken from; 0: the baseline's queue.
             returned: The life for which it has just been forwarded in vain; 0: what its headers say.
+            exchange: What its delivery says; None: it is not known.
         """
         given = {} if headers is None else headers
         reading = read(given, adapter=self.adapter)
@@ -192,7 +195,7 @@ class Choices:
         key = self._accepted(key)
         delivery = Delivery(self.queue, epoch, 0)
         if key is not None and not epoch:
-            delivery = delivery._replace(returned=returned or returned_epoch(given))
+            delivery = delivery._replace(returned=returned or self._came_back(key, given, exchange))
         view = self._routes.view()
         table = None if view is None else view.table
         verdict = decide_delivery(key, delivery, self._judge.identity, table, fresh=view is not None and view.fresh())
@@ -244,6 +247,15 @@ class Choices:
         if not self.gathers:
             self.report()
         annotate_span(key, verdict=verdict.action.value, reason=verdict.reason)
+
+    def _came_back(self, key: RoutingKey, headers: Mapping[str, Any], exchange: str | None) -> int:
+        """
+        Return the life for which a message was forwarded in vain. An alternate exchange leaves the name of the one that it was published to;
+        what came by a dead-letter exchange, or was published again, has another. What headers say of deaths is not enough: from RabbitMQ 4.0
+        on the broker counts them anew for each copy.
+        """
+        epoch = returned_epoch(headers)
+        return epoch if epoch and exchange in (None, names_of(self.queue, key, epoch).exchange) else 0
 
     def _accepted(self, key: RoutingKey | None) -> RoutingKey | None:
         accept = self._accept
@@ -346,7 +358,14 @@ class EveryChoice(Choices):
     def wait_synced(self) -> None:
         return
 
-    def choose(self, headers: Mapping[str, Any] | None, *, epoch: int = 0, returned: int = 0) -> Choice:  # noqa: ARG002 - as above
+    def choose(
+        self,
+        headers: Mapping[str, Any] | None,  # noqa: ARG002 - as above
+        *,
+        epoch: int = 0,  # noqa: ARG002 - as above
+        returned: int = 0,  # noqa: ARG002 - as above
+        exchange: str | None = None,  # noqa: ARG002 - as above
+    ) -> Choice:
         return _EVERY
 
     def context(self, choice: Choice) -> Context:

@@ -20,6 +20,10 @@ _EXCHANGE = f"{MARK}original-exchange"
 _ROUTING_KEY = f"{MARK}original-routing-key"
 _USER_ID = f"{MARK}original-user-id"
 _MESSAGE_ID = f"{MARK}original-message-id"
+# To whom else it is to go, in the words of the exchange to which it was published (https://www.rabbitmq.com/docs/sender-selected).
+_ELSEWHERE = {name: f"{MARK}original-{name.lower()}" for name in ("CC", "BCC")}
+# No counter is longer, and Python reads no number of thousands of digits.
+_LONGEST_MARK = 40
 # The broker counts deliveries from a quorum queue, and would not count on from where the original was.
 _BROKERS = frozenset({"x-delivery-count"})
 
@@ -68,6 +72,11 @@ def copy_headers(
     kept = original.headers
     if epoch:
         kept[_FORWARDED] = f"{epoch}:{_deaths(kept)}"
+    else:
+        # It goes back by the default exchange, where these would name queues, and give it to them once more.
+        for name, aside in _ELSEWHERE.items():
+            if name in kept:
+                kept[aside] = kept.pop(name)
     kept[_EXCHANGE] = original.exchange
     kept[_ROUTING_KEY] = original.amqp_routing_key
     if original.user_id is not None:
@@ -93,6 +102,7 @@ def original_of(
     kept = {name: value for name, value in headers.items() if not name.startswith(MARK) and name not in _BROKERS}
     if _EXCHANGE not in headers:
         return Original(kept, exchange, amqp_routing_key, user_id, message_id)
+    kept.update({name: headers[aside] for name, aside in _ELSEWHERE.items() if aside in headers})
     # What was dead-lettered since came by another way, and with another routing key, as its first death was not here.
     return Original(
         kept,
@@ -120,8 +130,9 @@ def returned_epoch(headers: Mapping[str, Any]) -> int:
         headers: The headers of what was received.
     """
     mark = headers.get(_FORWARDED)
-    epoch, colon, deaths = (_text(mark) or "").partition(":")
-    if not colon or not epoch.isdecimal() or not deaths.isdecimal():
+    text = _text(mark) or ""
+    epoch, colon, deaths = text.partition(":")
+    if len(text) > _LONGEST_MARK or not colon or not epoch.isdecimal() or not deaths.isdecimal():
         return 0
     return int(epoch) if int(deaths) == _deaths(headers) else 0
 

@@ -18,10 +18,14 @@ from ...observe import warn_once
 from ...routes.stores import Member, StoreSource
 from .choice import Choices
 
-__all__ = ["REGISTER_EVERY", "Membership", "is_queue_member"]
+__all__ = ["REGISTER_EVERY", "Membership", "is_consumer", "is_queue_member"]
 
 #: Seconds between two registrations of one consumer.
 REGISTER_EVERY = 60.0
+
+
+_READER = "tenancy.reader."
+_GETS = f"{_READER}get."
 
 
 def is_queue_member(member: Member) -> bool:
@@ -29,6 +33,13 @@ def is_queue_member(member: Member) -> bool:
     Return whether a member consumes a queue of RabbitMQ; members of Kafka have a group.
     """
     return not member.group
+
+
+def is_consumer(member: Member) -> bool:
+    """
+    Return whether a member is one of the consumers that the broker counts; one that gets messages one by one is not.
+    """
+    return not member.member.startswith(_GETS)
 
 
 class Membership:
@@ -39,12 +50,14 @@ class Membership:
         choices: Who it is.
         queue: The queue that it consumes: the baseline's, or a sandbox's.
         declared: With what options the queue was declared, where that is known; a sandbox's is made like it.
+        gets: Whether it gets messages one by one.
     """
 
-    def __init__(self, choices: Choices, queue: str, declared: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, choices: Choices, queue: str, declared: Mapping[str, Any] | None = None, *, gets: bool = False) -> None:
         self._choices = choices
         self._queue = queue
         self._declared = dict(declared or {})
+        self.gets = gets
         self.mark = ""
         self._registered: Member | None = None
 
@@ -52,7 +65,7 @@ class Membership:
         """
         Return a new mark; one that the broker still has for a connection that was lost cannot be declared again.
         """
-        self.mark = f"tenancy.reader.{uuid.uuid4().hex}"
+        self.mark = f"{_GETS if self.gets else _READER}{uuid.uuid4().hex}"
         return self.mark
 
     def register(self) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from opentelemetry.context import Context
 
-from ...errors import ConfigurationError
 from ...observe import warn_once
 from ...routes import Action, Verdict
 from .choice import Choice, Choices
@@ -94,6 +93,7 @@ class Source:
         Args:
             options: As for ``basic_consume``; None: messages are got one by one.
         """
+        self._member.gets = options is None
         await self.keep_known()
         if options is not None and not self.leaving:
             self.channel.add_on_cancel_callback(self._cancelled)
@@ -168,7 +168,7 @@ class Source:
                 self._give(delivery, UNKEYED, context)
                 return
         try:
-            choice = None if self.leaving or _of_stream(properties.headers) else self._choose(properties.headers, epoch=self._epoch)
+            choice = None if self.leaving else self._choose(properties.headers, epoch=self._epoch, exchange=method.exchange)
         except Exception:  # noqa: BLE001 - it is decided again, where what goes wrong is seen to
             choice = None
         if choice is not None and choice.verdict.action is Action.OWN:
@@ -195,12 +195,13 @@ class Source:
         if found is not None:
             self._give(delivery, found, self._choices.context(found))
 
-    def _chosen(self, headers: Any, returned: int) -> Choice | None:
+    def _chosen(self, delivery: Delivery, returned: int) -> Choice | None:
         """
         Decide on a message; None where that raises, as a function for *accept* may.
         """
         try:
-            return self._choices.choose(headers, epoch=self._epoch, returned=returned)
+            headers, exchange = delivery.properties.headers, delivery.method.exchange
+            return self._choices.choose(headers, epoch=self._epoch, returned=returned, exchange=exchange)
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be lost by it
             warn_once(
                 f"undecided:{type(error).__qualname__}",
@@ -212,10 +213,8 @@ class Source:
             return None
 
     async def _decided(self, delivery: Delivery, choice: Choice | None) -> Choice | None:
-        kept, headers = False, delivery.properties.headers
+        kept, returned = False, 0
         try:
-            self._check(headers)
-            returned = 0
             while True:
                 if self.leaving:
                     delivery.give_back()
@@ -223,7 +222,7 @@ class Source:
                 if not delivery.channel.is_open:  # the broker has it back
                     return None
                 if choice is None:
-                    choice = self._chosen(headers, returned)
+                    choice = self._chosen(delivery, returned)
                 if choice is not None and choice.action is Action.OWN:
                     return choice
                 if choice is not None and choice.action is Action.SKIP:
@@ -249,12 +248,6 @@ class Source:
             if kept:
                 self._choices.unhold(delivery)
 
-    def _check(self, headers: Any) -> None:
-        if _of_stream(headers):
-            raise ConfigurationError(
-                f"{self.queue} is a stream, and messages of streams cannot be handed over; use a classic or quorum queue"
-            )
-
     def _cancelled(self, frame: Any) -> None:
         """
         The broker has ended the consumer, as it does where its queue is deleted.
@@ -267,7 +260,3 @@ class Source:
             await step
         except GONE:
             return
-
-
-def _of_stream(headers: Any) -> bool:
-    return bool(headers) and "x-stream-offset" in headers

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 from opentelemetry.context import set_value
@@ -258,13 +258,12 @@ class _Confirms:
         last = method.delivery_tag
         tags = [tag for tag in self._pending if tag <= last] if method.multiple else [last]
         ended = [self._pending.pop(tag) for tag in tags if tag in self._pending]
-        for message_id, wait in ended:
-            back = message_id in self._returned
-            self._returned.discard(message_id)
-            if not isinstance(method, Basic.Ack):
-                wait.set(Outcome.FAILED)
-            else:
-                wait.set(Outcome.RETURNED if back else Outcome.SENT)
+        with ExitStack() as steps:  # all are told, also if what follows from one raises, as a handler may
+            for message_id, wait in reversed(ended):
+                back = message_id in self._returned
+                self._returned.discard(message_id)
+                sent = Outcome.RETURNED if back else Outcome.SENT
+                steps.callback(wait.set, sent if isinstance(method, Basic.Ack) else Outcome.FAILED)
 
     def lost(self) -> None:
         pending, self._pending = self._pending, {}

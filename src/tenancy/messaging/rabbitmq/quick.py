@@ -40,7 +40,7 @@ class Quick:
         Args:
             headers: Its headers, with names that are text.
         """
-        if headers and (not self._lacks(headers) or "x-stream-offset" in headers):
+        if headers and not self._lacks(headers):
             return None
         current = get_current()
         if current is not self._current:
