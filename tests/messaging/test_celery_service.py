@@ -16,7 +16,7 @@ from tests.messaging.support import WORKLOAD
 pytestmark = [pytest.mark.service, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
 def test_the_life_of_a_sandbox(rabbitmq: str, tmp_path: Path, pool: str) -> None:
     """Tasks with the key are the sandbox's while it is there, and the baseline's before and after; all others are always the baseline's."""
     with running(rabbitmq, tmp_path) as workers:

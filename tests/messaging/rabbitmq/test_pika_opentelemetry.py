@@ -31,7 +31,7 @@ def world(rabbitmq: str, request: pytest.FixtureRequest) -> Iterator[World]:
         instrumentor.uninstrument()
 
 
-@pytest.mark.parametrize("way", ["callback", "generator", "get", "select", "asyncio"])
+@pytest.mark.parametrize("way", ["callback", "generator", "asyncio"])
 def test_each_has_one_owner(world: World, way: str) -> None:
     """While a sandbox comes and goes each message is handled once, as it was published."""
     baseline = world.read(way=way)
