@@ -150,6 +150,7 @@ def test_ten_thousand_interleaved_requests_and_none_wrong(servers: None) -> None
 
 
 # Faults that cannot be told apart where they meet are in runs of their own: what the storefront gets wrong, everyone behind it does.
+@pytest.mark.slow
 @pytest.mark.service
 @pytest.mark.timeout(300)
 def test_a_key_in_a_global_is_found(servers: None) -> None:
@@ -162,6 +163,7 @@ def test_a_key_in_a_global_is_found(servers: None) -> None:
     assert " saw the key k" in described(outcome, outcome.findings(sent))
 
 
+@pytest.mark.slow
 @pytest.mark.service
 @pytest.mark.timeout(300)
 def test_other_mistakes_are_found_where_they_are(servers: None) -> None:

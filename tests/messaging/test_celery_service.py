@@ -16,7 +16,7 @@ from tests.messaging.support import WORKLOAD
 pytestmark = [pytest.mark.service, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize("pool", ["solo", "prefork"])
+@pytest.mark.parametrize("pool", [pytest.param("solo", marks=pytest.mark.slow), "prefork"])
 def test_the_life_of_a_sandbox(rabbitmq: str, tmp_path: Path, pool: str) -> None:
     """Tasks with the key are the sandbox's while it is there, and the baseline's before and after; all others are always the baseline's."""
     with running(rabbitmq, tmp_path) as workers:
@@ -64,6 +64,7 @@ with tenancy.scope('pr-1'): work.apply(('eager',))
         assert workers.owners("much later") == [("baseline", None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "more"),
     [
@@ -103,6 +104,7 @@ def test_create_and_delete_while_tasks_are_sent(rabbitmq: str, tmp_path: Path, p
         assert {ran[line["name"]]["who"] for line in keyed if line["from"] < its[0][0] - 3} <= {"baseline"}
 
 
+@pytest.mark.slow
 def test_what_waits_in_a_workers_hands_goes_to_whom_it_belongs(rabbitmq: str, tmp_path: Path) -> None:
     """A task that the baseline keeps for its time is the sandbox's if that is there by then; what waits for others is decided on as late."""
     with running(rabbitmq, tmp_path, APP_PREFETCH="10") as workers:
@@ -126,6 +128,7 @@ work.delay('behind too')
         workers.delete()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_task_that_runs_is_waited_for_at_the_end_of_a_sandbox(rabbitmq: str, tmp_path: Path, pool: str) -> None:
     """The sandbox is gone only when what it has begun is over, also where that was acknowledged at its beginning; the rest is given back."""
@@ -142,6 +145,7 @@ def test_a_task_that_runs_is_waited_for_at_the_end_of_a_sandbox(rabbitmq: str, t
         assert sorted(who for who, _ in workers.owners(*names)) == ["baseline", "baseline", "baseline", "pr-1", "pr-1"]
 
 
+@pytest.mark.slow
 def test_links_of_spans_do_not_lose_the_key(rabbitmq: str, tmp_path: Path) -> None:
     """With `use_span_links=True` OpenTelemetry gives a task no baggage; the key is there all the same, and travels on."""
     with running(rabbitmq, tmp_path, APP_TRACED="links") as workers:
@@ -154,6 +158,7 @@ def test_links_of_spans_do_not_lose_the_key(rabbitmq: str, tmp_path: Path) -> No
         workers.delete()
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_started_again(own_service: Any, tmp_path: Path) -> None:
     """Workers take up their queues, and make themselves known, with each connection."""
     service = own_service("rabbitmq")
@@ -215,6 +220,7 @@ def test_a_worker_that_cannot_be_safe_does_not_start(rabbitmq: str, tmp_path: Pa
         assert says in workers.output()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_decided_waits_and_nothing_else_does(rabbitmq: str, tmp_path: Path) -> None:
     """While the route store cannot be read, tasks with a key are kept, more of them than are prefetched, and all others go by."""
     with running(rabbitmq, tmp_path, APP_PREFETCH="1") as workers:
@@ -238,6 +244,7 @@ for number in range(10):
         workers.delete()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_and_one_that_ends(rabbitmq: str, tmp_path: Path) -> None:
     """With late acknowledgement nothing is lost with a worker that is killed, and one that is told to end takes leave."""
     with running(rabbitmq, tmp_path, APP_LATE="1", APP_PREFETCH="1") as workers:

@@ -262,6 +262,7 @@ class SQLContract(ServerContract):
             with once(handle, SCOPE, None) as claim:
                 handle.done_within(claim, connection)
 
+    @pytest.mark.slow
     def test_handlers_that_are_slower_than_their_claims(self, place: SQLPlace, engine: Engine) -> None:
         """However often claims expire while handlers run: each message has one row in the end."""
         handle = place.open(ttl=0.05, retention=600)
@@ -471,6 +472,7 @@ class TestPostgreSQL(OutageContract, SQLContract):
         time.sleep(0.3)
         assert place.run(query)[0][0] == 0
 
+    @pytest.mark.slow
     def test_a_claimant_that_is_stopped(self, place: PostgreSQLPlace, handle: SQLDeduplication) -> None:
         """Somebody who has begun to claim, and goes no further, keeps others waiting for that one message, and for the time-out only."""
         blocked = threading.Event()
@@ -495,6 +497,7 @@ class TestPostgreSQL(OutageContract, SQLContract):
         assert blocked.is_set()
         assert handle.claim(SCOPE, "m-1").ours
 
+    @pytest.mark.slow
     def test_random_walks_of_transactions(self, place: PostgreSQLPlace, engine: Engine) -> None:
         """
         Transactions of several handlers that stay open over whatever else happens: no message ever has two effects, and one that is done

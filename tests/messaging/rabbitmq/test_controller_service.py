@@ -131,7 +131,7 @@ async def test_the_broker_goes_away_in_the_middle(own_service: Callable[[str], A
         world.channel = await world.connection.channel()
 
 
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("kind", [pytest.param("classic", marks=pytest.mark.slow), "quorum"])
 async def test_a_controller_that_is_killed_while_it_moves(rabbitmq: str, unique: str, tmp_path: Path, kind: str) -> None:
     """Whoever goes on moves the rest: of 3,000 messages none is lost or left behind, and each kill repeats one at most."""
     url, amount, kills = f"sqlite:///{tmp_path}/routes.db", 3000, 3

@@ -16,7 +16,7 @@ from tenancy.context import attached
 from tenancy.messaging.pika import SelectiveChannel, inject, with_key
 from tests.messaging.rabbitmq.pika_support import WORKLOAD, World, a_world, once, wait_for
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 
 @pytest.fixture(params=["classic", "quorum"])

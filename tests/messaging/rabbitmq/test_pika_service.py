@@ -188,6 +188,7 @@ def _take_first(_channel: Any, _method: Any, _body: bytes) -> None:
     """Leave a message without an answer."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["callback", "asyncio"])
 class TestWaiting:
     """What cannot be decided, and what was decided too early."""
@@ -430,6 +431,7 @@ class TestRefusals:
             classic.read(way="select", workload="shop/typo")
 
 
+@pytest.mark.slow
 class TestConnections:
     """What becomes of messages where connections end."""
 
