@@ -35,7 +35,7 @@ def _uninstrumented() -> Iterator[None]:
 def admissions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys that were admitted, one entry for each decision."""
     decided: list[str] = []
-    original = Reception.receive
+    original, keyless = Reception.receive, Reception.receive_without_key
 
     def receive(self: Reception, headers: Any, reading: Any, *, nested: bool = False, **more: Any) -> Any:
         received = original(self, headers, reading, nested=nested, **more)
@@ -43,7 +43,14 @@ def admissions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             decided.append(str(routing_key(received.context)))
         return received
 
+    def receive_without_key(self: Reception, *, nested: bool = False) -> Any:
+        received = keyless(self, nested=nested)
+        if not nested:
+            decided.append(str(routing_key(received.context)))
+        return received
+
     monkeypatch.setattr(Reception, "receive", receive)
+    monkeypatch.setattr(Reception, "receive_without_key", receive_without_key)
     return decided
 
 

@@ -152,7 +152,7 @@ def _handover(document: Mapping[str, Any], version: int) -> Handover:
         claimant=str(document["claimant"]),
         progress={group: _cuts(cuts) for group, cuts in document["progress"].items()},
         late=str(document["late"]),
-        queues={str(queue): str(exchange) for queue, exchange in document.get("queues", {}).items()},
+        queues={str(queue): str(exchange) for queue, exchange in document["queues"].items()},
     )
 
 
