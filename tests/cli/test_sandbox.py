@@ -576,6 +576,7 @@ class TestOnKafka:
         ran = shop("status", "pr-1")
         assert (ran.status, "was deleted and made again" in " ".join(ran.out.split())) == (1, True), ran.out
 
+    @pytest.mark.slow
     def test_a_broker_that_is_not_there(self, shop: Shop) -> None:
         """Status has what the store knows; a command says meanwhile what it waits for, and at its deadline why it failed."""
         assert shop(*shop.create).status == 0
