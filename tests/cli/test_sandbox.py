@@ -537,6 +537,7 @@ class TestOnKafka:
             stranger.close()
         assert shop(*shop.create).status == 0
 
+    @pytest.mark.slow
     def test_a_sandbox_that_hangs(self, shop: Shop) -> None:
         """A member of its group that does not leave is named at the deadline, in `reclaiming`."""
         from confluent_kafka import cimpl
