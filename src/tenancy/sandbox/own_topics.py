@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ from ..routes.stores import Put, RouteStore, forget_topic, put_topic, table_of
 
 if TYPE_CHECKING:
     from ..messaging.kafka.broker import KafkaBroker, Topic
+
+# How long brokers may take until all of them know of a topic that was made, in seconds.
+_PATIENCE = 10.0
 
 __all__ = ["OwnTopics", "checked_bases", "own_topic_name"]
 
@@ -143,7 +147,7 @@ class OwnTopics:
         if shape is None:
             raise HandoverError(f"Kafka has no topic {topic.base} any more, of which sandbox {topic.sandbox} is to have its own")
         made = kafka.create_topic(topic.name, shape, topic.mark)
-        there = kafka.topics([topic.name]).get(topic.name)
+        there = self._seen(kafka, topic.name, patience=_PATIENCE if made else 0.0)
         marked = made or kafka.is_marked(topic.name, topic.mark)
         if there is None or marked is None:
             return False  # it is not known everywhere yet
@@ -164,6 +168,16 @@ class OwnTopics:
                 self._remove(kafka, topic._replace(id=there.id))  # the sandbox is gone, and nobody else knows of it
             return False
         return True
+
+    @staticmethod
+    def _seen(kafka: KafkaBroker, name: str, *, patience: float) -> Topic | None:
+        """
+        Return a topic. One that was made just now is waited for, since nobody else may know that it is to be removed.
+        """
+        end = time.monotonic() + patience
+        while (there := kafka.topics([name]).get(name)) is None and time.monotonic() < end:
+            time.sleep(0.05)
+        return there
 
     def _remove(self, kafka: KafkaBroker, topic: OwnTopic) -> bool:
         """
