@@ -368,17 +368,6 @@ class EveryChoice(Choices):
     ) -> Choice:
         return _EVERY
 
-    def context(self, choice: Choice) -> Context:
-        """
-        Return the OpenTelemetry context in which a message is handled: the current one, with its key or, on purpose, with none.
-        """
-        if choice.key is not None:
-            return with_key(choice.key)
-        ambient = get_current()
-        if ambient is not self._ambient or self._cleared is None:  # mostly it is the one in which the connection was made
-            self._ambient, self._cleared = ambient, with_key(None, ambient)
-        return self._cleared
-
     def stands(self, choice: Choice) -> bool:  # noqa: ARG002 - as above
         return True
 
