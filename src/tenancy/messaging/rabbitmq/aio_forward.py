@@ -18,11 +18,10 @@ from .outcome import Outcome
 with extra("rabbitmq", "aio_pika"):
     from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, PublishError
 
-__all__ = ["Forwarder", "Outcome", "close_channel", "restore"]
+__all__ = ["GONE", "Forwarder", "close_channel", "restore"]
 
 #: What a client raises where its channel or connection is gone.
 GONE = (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError)
-
 
 # How long the broker may take to confirm a copy, in seconds; it is sent again then, since it may not have it.
 _CONFIRMED_WITHIN = 30.0

@@ -12,10 +12,11 @@ from typing import Any
 from ..._optional import extra
 from ...observe import warn_once
 from ...routes import Action
-from .aio_forward import GONE, Forwarder, Outcome, close_channel, restore
+from .aio_forward import GONE, Forwarder, close_channel, restore
 from .choice import Choice, Choices
 from .copies import is_copy
 from .membership import REGISTER_EVERY, Membership
+from .outcome import Outcome
 
 with extra("rabbitmq", "aio_pika"):
     from aio_pika import IncomingMessage
@@ -28,7 +29,7 @@ Give = Callable[[Any, Choice, "Source"], Awaitable[None]]
 
 # How often it is looked whether a message that is kept can be decided on.
 _LOOK_EVERY = 0.05
-# What could not be sent on, or has no room, is tried again, or given back, after so many seconds.
+# What could not be sent on, or decided because something raised, is tried again after so many seconds.
 _AGAIN = 1.0
 
 

@@ -9,34 +9,21 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import Any, NamedTuple
 
 from ..._optional import extra
 from ...observe import warn_once
 from .copies import copy_headers, original_of
+from .outcome import Outcome
 
 with extra("celery", "celery"):
     from amqp import Message
     from kombu.compression import compress
 
-__all__ = ["Errands", "Forwarder", "Loop", "Outcome", "Raw", "restore"]
+__all__ = ["Errands", "Forwarder", "Loop", "Raw", "restore"]
 
 # Seconds within which the broker has to confirm a copy.
 _CONFIRM = 10.0
-
-
-class Outcome(Enum):
-    """
-    What became of a copy.
-    """
-
-    #: The broker has it, in a queue.
-    SENT = "sent"
-    #: The broker found no queue for it, and has given it back.
-    RETURNED = "returned"
-    #: The broker has refused it, or cannot be had: it may have it, or not.
-    FAILED = "failed"
 
 
 class Loop:

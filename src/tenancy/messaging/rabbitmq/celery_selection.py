@@ -20,10 +20,11 @@ from ...observe import warn_once
 from ...propagator import inject
 from ...routes import Action, LiveRoutes, Route
 from .celery_begin import Beginnings, write_key
-from .celery_forward import Errands, Forwarder, Loop, Outcome, restore
+from .celery_forward import Errands, Forwarder, Loop, restore
 from .celery_source import Delivered, Source, check_worker, declared_of
 from .choice import Choice, Choices, Life
 from .copies import is_copy
+from .outcome import Outcome
 
 with extra("celery", "celery"):
     from celery.worker import state
