@@ -649,9 +649,7 @@ def test_a_sub_application_decides_only_by_a_rule_of_its_own() -> None:
 def test_verdicts_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request is one verdict, also in a sub-application that was set up, too."""
     counted: list[Any] = []
-    monkeypatch.setattr(
-        "tenancy.routes.judge.count", lambda name, labels, amount=1: counted.append((labels["adapter"], labels["verdict"]))
-    )
+    monkeypatch.setattr("tenancy.routes.judge.count", lambda name, labels: counted.append((labels["adapter"], labels["verdict"])))
     tenancy.configure(workload="shop/orders", role="baseline")
     table = routes("pr-42")
     app, sub = web.Application(), application(accept="all", routes=table)

@@ -311,7 +311,7 @@ async def test_the_only_copy_is_not_skipped_by_the_baseline(
 ) -> None:
     """What came through the default exchange reached no sandbox, so the baseline handles it, with its key; counted, and logged once."""
     counted: list[Any] = []
-    monkeypatch.setattr("tenancy.routes.judge.count", lambda name, attributes, amount=1: counted.append(attributes))
+    monkeypatch.setattr("tenancy.routes.judge.count", lambda name, attributes: counted.append(attributes))
     become(None)
     handler = consumer(routes=routes)(seen)
     with caplog.at_level(logging.WARNING, "tenancy"):

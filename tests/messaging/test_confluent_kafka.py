@@ -234,7 +234,7 @@ def test_verdicts_are_counted_and_put_on_the_span(routes: MemoryRoutes, monkeypa
     """Each decision is counted with its reason, and the span of the consumer tells it."""
     trace = pytest.importorskip("opentelemetry.sdk.trace")
     counted: list[Any] = []
-    monkeypatch.setattr("tenancy.routes.judge.count", lambda name, attributes, amount=1: counted.append(attributes))
+    monkeypatch.setattr("tenancy.routes.judge.count", lambda name, attributes: counted.append(attributes))
     become("pr-1")
     handler = consumer(routes=routes)(seen)
     with trace.TracerProvider().get_tracer("test").start_as_current_span("process") as span:

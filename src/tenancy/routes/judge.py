@@ -73,13 +73,6 @@ class Judge:
         """
         Count a verdict that was reached, and put it on the current span.
         """
-        self.count(verdict)
-        annotate_span(verdict.key, verdict=verdict.action.value, reason=verdict.reason)
-
-    def count(self, verdict: Verdict, amount: int = 1) -> None:
-        """
-        Count a verdict that was reached so many times.
-        """
         key = verdict.key
         table = None if key is None else self.routes.peek()
         known = key is not None and table is not None and table.knows(key)
@@ -92,8 +85,8 @@ class Judge:
                 "routing_key": key_label(key, known=known),
                 "workload": self.identity.workload,
             },
-            amount,
         )
+        annotate_span(key, verdict=verdict.action.value, reason=verdict.reason)
 
     def _check(self, table: RouteTable) -> None:
         if table is not self._checked:

@@ -69,7 +69,6 @@ class SelectiveQueue:
             raise ConfigurationError(str(error)) from error
         self._connection = connection
         self._choices = choices
-        choices.gathers = True  # while consuming it is reported every now and then
         self._prefetch = prefetch_count
         self._hold = hold
         self._malformed = malformed

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 from opentelemetry.context import Context, get_current
 
-from ...baggage import ABSENT
 from ...config import Accept
 from ...context import with_key
 from ...errors import ConfigurationError
 from ...key import RoutingKey
 from ...observe import annotate_span, count, key_label, report_malformed, watch_held
-from ...propagator import read
+from ...propagator import current_codec, read
 from ...routes import Action, Identity, LiveRoutes, Route, RouteSource, RouteTable, Verdict, decide
 from ...routes.admission import Admission
 from ...routes.delivery import Delivery, decide_delivery
@@ -108,8 +107,9 @@ class Choices:
         self._accept = Admission(adapter, accept=accept, routes=self._routes).accept
         # When each message that is kept was met, so that the first is known.
         self._held: dict[int, float] = {}
-        #: Whether what is decided is counted only when somebody calls `report`.
-        self.gathers = False
+        #: Whether this process is the baseline.
+        self.baseline = self._judge.identity.sandbox is None
+        self._lacks = current_codec().lacks
         self._counted: Counter[tuple[str, str, str]] = Counter()
         self._ambient: Context | None = None
         self._cleared: Context | None = None
@@ -121,13 +121,6 @@ class Choices:
         Who this process is.
         """
         return self._judge.identity
-
-    @property
-    def baseline(self) -> bool:
-        """
-        Whether it is the baseline.
-        """
-        return self._judge.identity.sandbox is None
 
     @property
     def source(self) -> RouteSource:
@@ -175,7 +168,7 @@ class Choices:
         self, headers: Mapping[str, Any] | None, *, epoch: int = 0, returned: int = 0, exchange: str | None = None
     ) -> Choice:
         """
-        Decide on a message that was delivered; the verdict is counted, unless it is to be kept.
+        Decide on a message that was delivered; the verdict is counted, with the next `report`, unless it is to be kept.
 
         Args:
             headers: Its headers, as they came.
@@ -184,10 +177,11 @@ class Choices:
             exchange: What its delivery says; None: it is not known.
         """
         given = {} if headers is None else headers
-        reading = read(given, adapter=self.adapter)
-        if reading is ABSENT and not epoch and self.baseline:  # most messages: whatever the table says they are the baseline's
-            self._note(_UNKEYED.verdict, None)
+        if not epoch and self.baseline and self._lacks(given):  # most messages: whatever the table says, they are the baseline's
+            self._counted[_OWN_UNKEYED] += 1
+            annotate_span(None, verdict=_UNKEYED.action.value, reason=_UNKEYED.verdict.reason)
             return _UNKEYED
+        reading = read(given, adapter=self.adapter)
         key = reading.key
         if reading.malformed is not None:
             report_malformed(self.adapter, reading.malformed, "the message counts as one without a routing key")
@@ -234,7 +228,7 @@ class Choices:
 
     def report(self) -> None:
         """
-        Add what was decided since the last time to the counters.
+        Add what was decided since the last time to the counters; call it now and then.
         """
         counted, self._counted = self._counted, Counter()
         for (verdict, code, label), amount in counted.items():
@@ -244,8 +238,6 @@ class Choices:
         key = verdict.key
         label = key_label(key, known=key is not None and table is not None and table.knows(key))
         self._counted[verdict.action.value, verdict.code, label] += 1
-        if not self.gathers:
-            self.report()
         annotate_span(key, verdict=verdict.action.value, reason=verdict.reason)
 
     def _came_back(self, key: RoutingKey, headers: Mapping[str, Any], exchange: str | None) -> int:
@@ -271,12 +263,6 @@ class Choices:
             return key
         table = self._routes.peek()
         return key if table is not None and table.knows(key) else None
-
-    def count_unkeyed(self, amount: int) -> None:
-        """
-        Count messages of the baseline's queue that were found to have no key without a look at the table.
-        """
-        self._judge.count(decide(None, self._judge.identity, None), amount)
 
     # Which queues
 
@@ -337,13 +323,9 @@ class EveryChoice(Choices):
         self.adapter = ""
         self.queue = queue
         self._held = {}
-        self.gathers = True
+        self.baseline = True
         self._counted = Counter()
         self._ambient = self._cleared = None
-
-    @property
-    def baseline(self) -> bool:
-        return True
 
     @property
     def source(self) -> Any:
@@ -374,9 +356,7 @@ class EveryChoice(Choices):
     def key(self, headers: Any) -> None:  # noqa: ARG002 - as above
         return None
 
-    def count_unkeyed(self, amount: int) -> None:  # noqa: ARG002 - as above
-        return
-
 
 _UNKEYED = Choice(decide(None, Identity("", None), None))
+_OWN_UNKEYED = (_UNKEYED.action.value, _UNKEYED.verdict.code, key_label(None, known=False))
 _EVERY = Choice(Verdict(Action.OWN, "tenancy is switched off", "off"))

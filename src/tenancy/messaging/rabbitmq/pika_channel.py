@@ -23,7 +23,6 @@ from .pika_properties import publish
 from .pika_source import Source
 from .pika_steps import run
 from .pika_wire import GONE, Wire
-from .quick import Quick
 from .topology import check_queue
 
 __all__ = ["Callback", "Selective"]
@@ -61,7 +60,6 @@ class Selective:
         self._malformed = malformed
         self._options = dict(options)
         self._forwarder = Forwarder(wire, choices)
-        self._quick = Quick(choices) if choices.baseline and type(choices) is Choices else None
         self._sources: dict[Life | None, Source] = {}
         #: Of lives that are over; they wait for what was begun.
         self._leaving: set[Source] = set()
@@ -275,7 +273,7 @@ class Selective:
 
     async def _follow(self, running: object) -> None:
         while self._run is running and self._wire.connection.is_open:
-            self._count()
+            self._choices.report()
             try:
                 for life, source in tuple(self._sources.items()):
                     if self._is_gone(source):
@@ -289,10 +287,6 @@ class Selective:
                 logging.getLogger("tenancy").debug("a consumer of %s could not be looked after: %r", self._choices.queue, error)
             if self._wire.connection.is_open:
                 await self._wire.sleep(_FOLLOW_EVERY)
-
-    def _count(self) -> None:
-        if self._quick is not None:
-            self._quick.count()
 
     def _is_gone(self, source: Source) -> bool:
         return not source.channel.is_open or (self._consuming is not None and source.tag is None)
@@ -346,7 +340,6 @@ class Selective:
             self._choices.queue if life is None else life.names.queue,
             self._give,
             hold=self._hold,
-            quick=self._quick,
             epoch=0 if life is None else life.epoch,
             declared=declared,
         )
@@ -358,7 +351,7 @@ class Selective:
         Begin nothing any more, and give back what was not begun; return how much that was.
         """
         self._run, self._tag, self._callback = None, None, None
-        self._count()
+        self._choices.report()
         sources, self._sources = list(self._sources.values()), {}
         back = self._give_back()
         for source in sources:

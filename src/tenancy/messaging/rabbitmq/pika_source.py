@@ -12,28 +12,23 @@ from typing import Any
 from opentelemetry.context import Context
 
 from ...observe import warn_once
-from ...routes import Action, Verdict
+from ...routes import Action
 from .choice import Choice, Choices
 from .membership import REGISTER_EVERY, Membership
 from .outcome import Outcome
 from .pika_forward import Delivery, Forwarder
 from .pika_steps import run
 from .pika_wire import GONE, Wire
-from .quick import Quick
 
-__all__ = ["UNKEYED", "Source"]
+__all__ = ["Source"]
 
 # How often it is looked whether a message that is kept can be decided on.
 _LOOK_EVERY = 0.05
-# What could not be sent on, or has no room, is tried again, or given back, after so many seconds.
+# What could not be sent on, or decided because something raised, is tried again after so many seconds.
 _AGAIN = 1.0
-
 
 #: Gets a message that is this process's, what was decided about it, and the context in which it is handled.
 Give = Callable[[Delivery, Choice, Context], None]
-
-#: What is decided about a message that surely has no key.
-UNKEYED = Choice(Verdict(Action.OWN, "no routing key, so it is the baseline's", "unkeyed"))
 
 
 class Source:
@@ -48,7 +43,6 @@ class Source:
         queue: The name of the queue.
         give: Gets what is this process's.
         hold: How many messages may be kept.
-        quick: Has the first look at a message.
         epoch: The life of the key whose queue it is; 0: it is the baseline's.
         declared: With what options the queue was declared, where that is known.
     """
@@ -63,13 +57,11 @@ class Source:
         give: Give,
         *,
         hold: int,
-        quick: Quick | None = None,
         epoch: int = 0,
         declared: Mapping[str, Any] | None = None,
     ) -> None:
         self._choices = choices
         self._choose = choices.choose
-        self._first = None if quick is None else quick.context
         self._forwarder = forwarder
         self._wire = wire
         self.channel = channel
@@ -105,6 +97,8 @@ class Source:
         """
         Make sure that the broker and the route store know of this consumer; call it now and then.
         """
+        if self._choices.source is None:  # tenancy is switched off
+            return
         first = not self._registered
         if self._marked is None or not self._marked.is_open:
             channel = await self._wire.open()
@@ -162,11 +156,6 @@ class Source:
         Decide on a message that was delivered, and do what is to be done; a callback of pika's.
         """
         delivery = Delivery(self, channel, method, properties, body)
-        if self._first is not None and not self.leaving:
-            context = self._first(properties.headers)
-            if context is not None:
-                self._give(delivery, UNKEYED, context)
-                return
         try:
             choice = None if self.leaving else self._choose(properties.headers, epoch=self._epoch, exchange=method.exchange)
         except Exception:  # noqa: BLE001 - it is decided again, where what goes wrong is seen to
