@@ -21,6 +21,7 @@ VALID: dict[PartitionKind, str] = {
     "kafka-topic": r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}",
     "kafka-group": r"[!-~]{1,249}",
     "amqp-queue": r"(?!amq\.)[!-~]{1,255}",
+    "amqp-handover": r"(?!amq\.)[!-?A-~]{1,224}",
     "kubernetes-name": r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
 }
 
@@ -46,6 +47,7 @@ close = st.from_regex(r"[a-c-]{1,5}", fullmatch=True)
         ("kafka-topic", "shop.pr-42"),
         ("kafka-group", "shop.pr-42"),
         ("amqp-queue", "shop.pr-42"),
+        ("amqp-handover", "shop.pr-42"),
         ("kubernetes-name", "shop--pr-42"),
     ],
 )
