@@ -153,7 +153,10 @@ EXTRAS: Mapping[str, Row] = {
         "aio_pika",
         (
             "tenancy.messaging.aio_pika",
-            *(f"tenancy.messaging.rabbitmq.{name}" for name in ("aio", "aio_forward", "aio_source", "broker", "session")),
+            *(
+                f"tenancy.messaging.rabbitmq.{name}"
+                for name in ("aio", "aio_forward", "aio_get", "aio_source", "broker", "session")
+            ),
         ),
         tests=("tests/messaging/test_aio_pika.py",),
         beside=opentelemetry("aio-pika"),

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tenancy.messaging.rabbitmq import choice, names
-from tenancy.messaging.rabbitmq.aio_forward import Forwarder, Outcome
+from tenancy.messaging.rabbitmq.aio_forward import Forwarder
 from tenancy.messaging.rabbitmq.broker import RabbitBroker
+from tenancy.messaging.rabbitmq.outcome import Outcome
 from tenancy.routes import State
 from tenancy.routes.lease import View
 from tenancy.sandbox import Controller

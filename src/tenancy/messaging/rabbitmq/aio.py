@@ -12,21 +12,18 @@ from typing import Any
 
 from ..._optional import extra
 from ...context import attached, with_key
-from ...errors import ConfigurationError, HandoverError
-from .aio_forward import GONE, Forwarder, close_channel
-from .aio_source import Source
-from .choice import Choice, Choices, Life
-from .topology import check_queue
+from .aio_consume import Consumption
+from .aio_forward import GONE
+from .aio_get import Getting
+from .aio_source import Give, Source
+from .aio_wiring import Wiring
+from .choice import Choice, Choices
+from .topology import check_consumer, check_declared
 
 with extra("rabbitmq", "aio_pika"):
-    from aio_pika.exceptions import ChannelNotFoundEntity, QueueEmpty
+    from aio_pika.exceptions import QueueEmpty
 
 __all__ = ["SelectiveIterator", "SelectiveQueue"]
-
-# How often it is looked whether a sandbox has another queue, and whether the connection is another one.
-_FOLLOW_EVERY = 0.1
-# For so many seconds after a connection is there again its channels may be under restoration.
-_COMES_BACK = 10.0
 
 Callback = Callable[[Any], Awaitable[Any]]
 
@@ -53,31 +50,11 @@ class SelectiveQueue:
         malformed: str,
         options: Mapping[str, Any],
     ) -> None:
-        if malformed not in ("ignore", "dead-letter"):
-            raise ConfigurationError(f"malformed is {malformed!r}; use 'ignore' or 'dead-letter'")
-        if prefetch_count < 1 or hold < 1:
-            raise ConfigurationError(f"prefetch_count is {prefetch_count} and hold {hold}; give 1 or more of each")
-        for name in ("exclusive", "passive", "auto_delete"):
-            if options.get(name):
-                raise ConfigurationError(
-                    f"{name}=True cannot be used with {choices.queue}: its messages could not be handed over and taken back, since the queue "
-                    "goes away by itself, or only this connection may use it. Declare a durable queue"
-                )
-        try:
-            check_queue(choices.queue, options.get("arguments") or {})
-        except HandoverError as error:
-            raise ConfigurationError(str(error)) from error
-        self._connection = connection
+        check_declared(choices.queue, options, prefetch_count=prefetch_count, hold=hold, malformed=malformed)
         self._choices = choices
-        self._prefetch = prefetch_count
-        self._hold = hold
-        self._malformed = malformed
-        self._options = dict(options)
-        self._forwarder = Forwarder(connection, choices)
-        self._running: list[_Consumption] = []
-        self._channel: Any = None
-        self._base: Any = None
-        self._getting: _Getting | None = None
+        self._wiring = Wiring(connection, choices, prefetch_count, hold, malformed == "dead-letter", dict(options))
+        self._running: list[Consumption] = []
+        self._getting: Getting | None = None
 
     async def open(self) -> None:
         """
@@ -85,7 +62,7 @@ class SelectiveQueue:
         """
         await self._choices.synced()
         if self._choices.baseline:
-            self._base = await (await self._opened()).declare_queue(self._choices.queue, **self._options)
+            self._wiring.base = await (await self._wiring.opened()).declare_queue(self._choices.queue, **self._wiring.options)
 
     @property
     def name(self) -> str:
@@ -98,9 +75,8 @@ class SelectiveQueue:
         """
         Bind the baseline's queue, as ``queue.bind`` does; a sandbox's gets what the baseline sends on, and needs no binding.
         """
-        if self._base is not None:
-            return await self._base.bind(*args, **kwargs)
-        return None
+        base = self._wiring.base
+        return None if base is None else await base.bind(*args, **kwargs)
 
     async def consume(self, callback: Callback, **options: Any) -> str:
         """
@@ -116,13 +92,11 @@ class SelectiveQueue:
         Raises:
             ConfigurationError: For ``no_ack`` and ``exclusive``, which would lose messages, or keep other instances from theirs.
         """
-        slots, choices = asyncio.Semaphore(self._prefetch), self._choices
+        slots, choices = asyncio.Semaphore(self._wiring.prefetch), self._choices
 
         async def give(message: Any, choice: Choice, source: Source) -> None:
-            if choice.malformed and await self._dead_lettered(message):
-                return
             async with slots:
-                if choices.stands(choice) and not source.leaving:
+                if source.stands(choice):
                     with attached(choices.context(choice)):
                         try:
                             await callback(message)
@@ -132,7 +106,7 @@ class SelectiveQueue:
                     return
             await source.decide_again(message)  # it had to wait for those before it
 
-        return await self._consume(give, options)
+        return (await self.begin(give, options)).tag
 
     def iterator(self, **options: Any) -> SelectiveIterator:
         """
@@ -195,44 +169,13 @@ class SelectiveQueue:
             aio_pika.exceptions.QueueEmpty: If there is none.
             ConfigurationError: For ``no_ack``.
         """
-        self._check({"no_ack": no_ack})
+        check_consumer(self.name, None, no_ack=no_ack)
         if self._getting is None:
-            self._getting = _Getting(self)
-        await self._getting.take_up()
-        for known in self._getting.sources():
-            message = await self._get(known, timeout)
-            self._choices.report()
-            if message is not None:
-                return message
-        if fail:
+            self._getting = Getting(self._wiring)
+        message = await self._getting.get(timeout)
+        if message is None and fail:
             raise QueueEmpty
-        return None
-
-    async def _get(self, known: Source, timeout: float | None) -> Any:
-        """
-        Get from one queue. Who gets is known to the broker as a consumer is: what he has in his hands keeps a sandbox's queue alive.
-        """
-
-        async def give(message: Any, choice: Choice, _: Source) -> None:
-            if not (choice.malformed and await self._dead_lettered(message)):
-                found.append(message)
-
-        queue = known.queue
-        with known.taking() as found:
-            source = Source(self._choices, self._forwarder, queue, give, hold=self._hold, epoch=known.epoch)
-            while not (found or known.leaving or source.leaving):
-                try:
-                    message = await queue.get(fail=False, timeout=timeout)
-                except ChannelNotFoundEntity:
-                    break  # a sandbox's queue that is gone, or not there yet
-                if message is None:
-                    break
-                waiting = asyncio.create_task(source.decide(message))
-                done, _ = await asyncio.wait({waiting}, timeout=timeout)
-                if not done:
-                    source.leaving = True  # it goes back to its queue
-                await waiting
-            return found[0] if found else None
+        return message
 
     async def cancel(self, consumer_tag: str) -> None:
         """
@@ -242,8 +185,7 @@ class SelectiveQueue:
             consumer_tag: What `consume` returned.
         """
         for running in [running for running in self._running if running.tag == consumer_tag]:
-            self._running.remove(running)
-            await running.close()
+            await self.end(running)
 
     async def close(self) -> None:
         """
@@ -254,8 +196,7 @@ class SelectiveQueue:
         getting, self._getting = self._getting, None
         if getting is not None:
             await getting.close()
-        await self._forwarder.close()
-        await close_channel(self._channel)
+        await self._wiring.close()
 
     async def __aenter__(self) -> SelectiveQueue:
         return self
@@ -263,236 +204,28 @@ class SelectiveQueue:
     async def __aexit__(self, *error: object) -> None:
         await self.close()
 
-    async def _consume(self, give: Any, options: Mapping[str, Any]) -> str:
-        self._check(options)
-        running = _Consumption(self, give, options)
+    async def begin(self, give: Give, options: Mapping[str, Any]) -> Consumption:
+        """
+        Begin to consume; what it is for says who gets the messages.
+
+        Args:
+            give: Gets what is this process's.
+            options: As for ``queue.consume``.
+        """
+        refused = {name: options.get(name) for name in ("no_ack", "exclusive")}
+        check_consumer(self.name, options.get("arguments"), **refused)
+        running = Consumption(self._wiring, give, options)
         await running.start()
         self._running.append(running)
-        return running.tag
+        return running
 
-    def _check(self, options: Mapping[str, Any]) -> None:
-        for name, why in (
-            ("no_ack", "the broker would forget messages at delivery that are yet to be sent on, or are kept"),
-            ("exclusive", "other instances of this workload could not consume, and none could take the messages of one that dies"),
-        ):
-            if options.get(name):
-                raise ConfigurationError(f"{name}=True cannot be used with {self.name}: {why}")
-        if "x-stream-offset" in (options.get("arguments") or {}):
-            check_queue(self.name, {"x-queue-type": "stream"})
-
-    async def _dead_lettered(self, message: Any) -> bool:
-        if self._malformed == "dead-letter":
-            await message.reject(requeue=False)
-            return True
-        return False
-
-    async def _opened(self) -> Any:
-        if self._channel is None:
-            channel = self._connection.channel()
-            await channel.initialize()
-            # Those that are handled, and beside them those that are kept: they must not be in the way of others.
-            await channel.set_qos(prefetch_count=self._prefetch + self._hold)
-            self._channel = channel
-        return self._channel
-
-
-class _Consumption:
-    """
-    What one call of `SelectiveQueue.consume` began: the baseline's queue, or a sandbox's as they come and go.
-    """
-
-    def __init__(self, owner: SelectiveQueue, give: Any, options: Mapping[str, Any]) -> None:
-        self._owner = owner
-        self._give = give
-        self._options = dict(options)
-        self._sources: dict[Life | None, Source] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
-        # Channels that were closed, and since when they might have come back.
-        self._closed: dict[Any, float] = {}
-        self._following: asyncio.Task[None] | None = None
-        self.tag = ""
-
-    async def start(self) -> None:
-        owner = self._owner
-        await owner._opened()
-        if owner._choices.baseline:
-            declared = {name: value for name, value in owner._options.items() if name in ("durable", "arguments")}
-            source = self._source(owner._base, None, declared)
-            self.tag = await source.start(owner._connection, **self._options)
-        else:
-            self.tag = self._options.pop("consumer_tag", None) or f"tenancy.{id(self):x}"
-            await self._take_up()
-        self._following = asyncio.create_task(self._follow())
-
-    async def close(self) -> None:
-        await _end(self._following)
-        sources, self._sources = list(self._sources.values()), {}
-        await asyncio.gather(*(source.close() for source in sources), *self._leaving)
-        self._owner._choices.report()
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(_FOLLOW_EVERY)
-            self._owner._choices.report()
-            try:
-                for source in tuple(self._sources.values()):
-                    await source.keep_known(self._owner._connection)
-                if not self._owner._choices.baseline:
-                    await self._keep_closed()
-                    await self._take_up()
-            except Exception as error:  # noqa: BLE001 - the connection is on its way back, or closed for good; the client has a bare Exception, too
-                logging.getLogger("tenancy").debug("the consumers of %s could not be looked after: %r", self._owner.name, error)
-
-    async def _take_up(self) -> None:
+    async def end(self, running: Consumption) -> None:
         """
-        Consume the queues that the table has for this sandbox, and no others.
+        End what was begun.
         """
-        owner = self._owner
-        lives = set(owner._choices.lives())
-        for life in [life for life in self._sources if life is not None and life not in lives]:
-            source = self._sources.pop(life)
-            leaving = asyncio.create_task(self._leave(source))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
-        for life in lives - self._sources.keys():
-            channel = None
-            try:
-                # A channel for each: one that is closed, because a queue is gone, must not take the others along.
-                channel = owner._connection.channel()
-                await channel.initialize()
-                await channel.set_qos(prefetch_count=owner._prefetch + owner._hold)
-                queue = await channel.get_queue(life.names.queue)
-                source = self._source(queue, life, {})
-                await source.start(owner._connection, **self._options)
-            except Exception as error:  # noqa: BLE001 - it is not there yet, or the connection is on its way back; the client has a bare Exception
-                failed = self._sources.pop(life, None)
-                if failed is not None:
-                    await failed.close()  # it may be known already
-                await close_channel(channel)
-                logging.getLogger("tenancy").debug("the queue %s is not there yet: %r", life.names.queue, error)
-
-    async def _leave(self, source: Source) -> None:
-        await source.close()
-        self._closed[source.queue.channel] = asyncio.get_running_loop().time()
-
-    async def _keep_closed(self) -> None:
-        """
-        Close channels again that have come back: a robust one that is closed amid its restoration is open afterwards, with its consumer.
-        """
-        now = asyncio.get_running_loop().time()
-        for channel, since in tuple(self._closed.items()):
-            if not channel.is_closed:
-                await close_channel(channel)
-            if not channel.is_closed or not self._owner._connection.connected.is_set():
-                self._closed[channel] = now
-            elif now - since > _COMES_BACK:
-                del self._closed[channel]
-
-    def _source(self, queue: Any, life: Life | None, declared: Mapping[str, Any]) -> Source:
-        owner = self._owner
-        source = Source(
-            owner._choices,
-            owner._forwarder,
-            queue,
-            self._give,
-            hold=owner._hold,
-            epoch=0 if life is None else life.epoch,
-            declared=declared,
-        )
-        self._sources[life] = source
-        return source
-
-
-class _Getting:
-    """
-    Who gets messages one by one is known, for each queue, as long as he may have one of it in his hands.
-    """
-
-    def __init__(self, owner: SelectiveQueue) -> None:
-        self._owner = owner
-        self._known: dict[Life | None, Source] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
-        self._following: asyncio.Task[None] | None = None
-        self._taking_up = asyncio.Lock()
-
-    def sources(self) -> list[Source]:
-        """
-        Return the queues from which it may be got.
-        """
-        return list(self._known.values())
-
-    async def take_up(self) -> None:
-        """
-        Be known for the queues that are this process's now, and for no others.
-        """
-        owner = self._owner
-        async with self._taking_up:
-            lives: set[Life | None] = {None} if owner._choices.baseline else set(owner._choices.lives())
-            lost = {
-                life
-                for life, source in self._known.items()
-                if source.queue.channel.is_closed and not _comes_back(owner._connection)
-            }
-            for life in (self._known.keys() - lives) | lost:
-                leaving = asyncio.create_task(self._known.pop(life).close())
-                self._leaving.add(leaving)
-                leaving.add_done_callback(self._leaving.discard)
-            for life in lives - self._known.keys():
-                self._known[life] = await self._source(life)
-            if self._following is None:
-                self._following = asyncio.create_task(self._follow())
-
-    async def close(self) -> None:
-        """
-        Be known no more, and give back what is not acknowledged.
-        """
-        await _end(self._following)
-        for leaving in self._leaving:
-            leaving.cancel()
-        await asyncio.gather(*(source.close(wait=False) for source in self._known.values()), *self._leaving, return_exceptions=True)
-        self._known.clear()
-
-    async def _source(self, life: Life | None) -> Source:
-        owner = self._owner
-        channel = await owner._opened()
-        if life is not None:
-            channel = owner._connection.channel()  # one that is closed, because a queue is gone, must not take the others along
-            await channel.initialize()
-        queue = owner._base if life is None else await channel.get_queue(life.names.queue, ensure=False)
-        declared = {name: value for name, value in owner._options.items() if life is None and name in ("durable", "arguments")}
-        epoch = 0 if life is None else life.epoch
-        source = Source(owner._choices, owner._forwarder, queue, _nobody, hold=1, epoch=epoch, declared=declared, gets=True)
-        await source.keep_known(owner._connection)
-        return source
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(_FOLLOW_EVERY)
-            try:
-                for source in self.sources():
-                    await source.keep_known(self._owner._connection)
-                await self.take_up()
-            except Exception as error:  # noqa: BLE001 - as above
-                logging.getLogger("tenancy").debug("who gets from %s could not be made known: %r", self._owner.name, error)
-
-
-def _comes_back(connection: Any) -> bool:
-    """
-    Return whether a connection opens its channels again, as a robust one does.
-    """
-    return hasattr(connection, "reconnect_callbacks")
-
-
-async def _nobody(message: Any, choice: Choice, source: Source) -> None:
-    """
-    Get nothing: this source only makes known.
-    """
-
-
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if running in self._running:
+            self._running.remove(running)
+            await running.close()
 
 
 class SelectiveIterator:
@@ -505,12 +238,12 @@ class SelectiveIterator:
         self._options = {name: value for name, value in options.items() if name != "timeout"}
         self._timeout = options.get("timeout")
         self._ready: asyncio.Queue[tuple[Any, Choice, Source]] = asyncio.Queue()
-        self._tag: str | None = None
+        self._running: Consumption | None = None
         self._deciding: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> SelectiveIterator:
-        if self._tag is None:
-            self._tag = await self._queue._consume(self._put, self._options)
+        if self._running is None:
+            self._running = await self._queue.begin(self._put, self._options)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -523,7 +256,7 @@ class SelectiveIterator:
         await self.__aenter__()
         while True:
             message, choice, source = await asyncio.wait_for(self._ready.get(), self._timeout)
-            if self._queue._choices.stands(choice):
+            if source.stands(choice):
                 return message
             deciding = asyncio.create_task(source.decide_again(message))
             self._deciding.add(deciding)
@@ -533,10 +266,9 @@ class SelectiveIterator:
         """
         Stop consuming; what was not taken goes back to its queue.
         """
-        tag, self._tag = self._tag, None
-        if tag is not None:
-            running = [running for running in self._queue._running if running.tag == tag]
-            for source in (source for found in running for source in found._sources.values()):
+        running, self._running = self._running, None
+        if running is not None:
+            for source in running.sources():
                 await source.cancel()
             while not self._ready.empty():
                 message, _, _ = self._ready.get_nowait()
@@ -544,8 +276,7 @@ class SelectiveIterator:
                     await message.nack(requeue=True)
                 except GONE:
                     pass
-            await self._queue.cancel(tag)
+            await self._queue.end(running)
 
     async def _put(self, message: Any, choice: Choice, source: Source) -> None:
-        if not (choice.malformed and await self._queue._dead_lettered(message)):
-            self._ready.put_nowait((message, choice, source))
+        self._ready.put_nowait((message, choice, source))

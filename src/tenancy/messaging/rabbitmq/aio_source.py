@@ -51,6 +51,7 @@ class Source:
         queue: The ``aio_pika`` queue.
         give: Gets what is this process's.
         hold: How many messages may be kept.
+        rejects: Whether a message whose key is malformed is rejected.
         epoch: The life of the key whose queue it is; 0: it is the baseline's.
         declared: With what options the queue was declared, where that is known.
         gets: Whether messages are got from it one by one.
@@ -64,6 +65,7 @@ class Source:
         give: Give,
         *,
         hold: int,
+        rejects: bool,
         epoch: int = 0,
         declared: Mapping[str, Any] | None = None,
         gets: bool = False,
@@ -73,6 +75,7 @@ class Source:
         self.queue = queue
         self._give = give
         self._hold = hold
+        self._rejects = rejects
         self.epoch = epoch
         self.tag: str | None = None
         #: Whether no message is begun any more.
@@ -179,6 +182,12 @@ class Source:
             self._deciding -= 1
             self._given += taken
 
+    def stands(self, choice: Choice) -> bool:
+        """
+        Return whether a message that was handed on, and is to be begun only now, is still this process's.
+        """
+        return not self.leaving and self._choices.stands(choice)
+
     def drop(self, message: Any) -> None:
         """
         Wait no more for the acknowledgement of a message whose handler has failed: nobody will send it.
@@ -208,6 +217,9 @@ class Source:
                 self._deciding -= 1
             if choice is None:
                 return
+        if choice.malformed and self._rejects:
+            await _answer(message.reject(requeue=False))
+            return
         if is_copy(message.headers):
             restore(message)
         given = self._given

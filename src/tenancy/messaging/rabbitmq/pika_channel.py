@@ -15,7 +15,7 @@ from typing import Any
 from opentelemetry.context import Context, attach, detach
 
 from ...context import attached, with_key
-from ...errors import ConfigurationError, HandoverError
+from ...errors import ConfigurationError
 from .choice import Choice, Choices, Life
 from .copies import is_copy
 from .pika_forward import Delivery, Forwarder, restore
@@ -23,7 +23,7 @@ from .pika_properties import publish
 from .pika_source import Source
 from .pika_steps import run
 from .pika_wire import GONE, Wire
-from .topology import check_queue
+from .topology import check_consumer, check_declared
 
 __all__ = ["Callback", "Selective"]
 
@@ -42,17 +42,7 @@ class Selective:
     def __init__(
         self, wire: Wire, choices: Choices, *, prefetch_count: int, hold: int, malformed: str, options: Mapping[str, Any]
     ) -> None:
-        if malformed not in ("ignore", "dead-letter"):
-            raise ConfigurationError(f"malformed is {malformed!r}; use 'ignore' or 'dead-letter'")
-        if prefetch_count < 1 or hold < 1:
-            raise ConfigurationError(f"prefetch_count is {prefetch_count} and hold {hold}; give 1 or more of each")
-        for name in ("exclusive", "passive", "auto_delete"):
-            if options.get(name):
-                raise ConfigurationError(
-                    f"{name}=True cannot be used with {choices.queue}: its messages could not be handed over and taken back, since the queue "
-                    "goes away by itself, or only this connection may use it. Declare a durable queue"
-                )
-        _check_queue(choices.queue, options.get("arguments") or {})
+        check_declared(choices.queue, options, prefetch_count=prefetch_count, hold=hold, malformed=malformed)
         self._wire = wire
         self._choices = choices
         self._prefetch = prefetch_count
@@ -382,24 +372,6 @@ class Selective:
 
     def _check(self, queue: str, *, auto_ack: bool, exclusive: bool, arguments: Mapping[str, Any] | None) -> None:
         self._is_own(queue)
-        for name, value, why in (
-            ("auto_ack", auto_ack, "the broker would forget messages at delivery that are yet to be sent on, or are kept"),
-            (
-                "exclusive",
-                exclusive,
-                "other instances of this workload could not consume, and none could take the messages of one that dies",
-            ),
-        ):
-            if value:
-                raise ConfigurationError(f"{name}=True cannot be used with {queue}: {why}")
-        if "x-stream-offset" in (arguments or {}):
-            _check_queue(queue, {"x-queue-type": "stream"})
+        check_consumer(queue, arguments, auto_ack=auto_ack, exclusive=exclusive)
         if self._tag is not None:
             raise ConfigurationError(f"this channel consumes {queue} already; make another selective channel")
-
-
-def _check_queue(queue: str, arguments: Mapping[str, Any]) -> None:
-    try:
-        check_queue(queue, arguments)
-    except HandoverError as error:
-        raise ConfigurationError(str(error)) from error
