@@ -9,7 +9,7 @@ same key wherever both accept the header.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
@@ -125,6 +125,14 @@ class Codec:
             if line is not None and len(ours) == 1:
                 return self.read_baggage(line)
             carrier = ours
+        elif type(carrier) is dict:  # AMQP, and clients of HTTP
+            try:
+                if self.only and self._ordinary.issuperset(carrier):
+                    raw = carrier.get("baggage", "")
+                    if type(raw) is str:
+                        return ABSENT if self.only not in raw and "%" not in raw else self.read_baggage(raw)
+            except BytesWarning:  # names that are bytes, under `python -bb`
+                pass
         found = self._headers(carrier)
         if not found:
             return ABSENT
@@ -184,16 +192,6 @@ class Codec:
         Return whether pairs of text and bytes surely name no key.
         """
         return self.scan(headers) is False
-
-    def lacks(self, headers: Mapping[str, Any]) -> bool:
-        """
-        Return whether a mapping with names that are text surely names no key.
-        """
-        only = self.only
-        if not only or not self._ordinary.issuperset(headers):
-            return False
-        line = headers.get("baggage")
-        return line is None or (type(line) is str and only not in line and "%" not in line)
 
     def ours(self, headers: Sequence[Any]) -> Sequence[Any]:
         """

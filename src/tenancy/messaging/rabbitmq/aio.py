@@ -95,7 +95,8 @@ class SelectiveQueue:
         slots, choices = asyncio.Semaphore(self._wiring.prefetch), self._choices
 
         async def give(message: Any, choice: Choice, source: Source) -> None:
-            async with slots:
+            await slots.acquire()
+            try:
                 if source.stands(choice):
                     with attached(choices.context(choice)):
                         try:
@@ -103,7 +104,11 @@ class SelectiveQueue:
                         except BaseException:
                             source.drop(message)
                             raise
+                        if message.processed:
+                            source.drop(message)
                     return
+            finally:
+                slots.release()
             await source.decide_again(message)  # it had to wait for those before it
 
         return (await self.begin(give, options)).tag

@@ -5,12 +5,14 @@ Sending a message on with aio-pika: a copy is published, and only what the broke
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from typing import Any
 
 from ..._optional import extra
 from ...observe import warn_once
 from ...routes import Route
+from .aio_frames import Frames
 from .choice import Choices
 from .copies import copy_headers, original_of
 from .outcome import Outcome
@@ -40,7 +42,10 @@ class Forwarder:
         self._connection = connection
         self._choices = choices
         self._channel: Any = None
+        self._frames: Frames | None = None
         self._opening = asyncio.Lock()
+        self._mark = uuid.uuid4().hex
+        self._number = itertools.count(1)
 
     async def forward(self, message: Any, route: Route | None) -> Outcome:
         """
@@ -65,19 +70,13 @@ class Forwarder:
         )
         properties.user_id = None
         # By this the client finds out which of several copies under way has come back.
-        properties.message_id = uuid.uuid4().hex
+        properties.message_id = f"{self._mark}-{next(self._number)}"
         try:
-            channel = await self._ready()
             # What limits how much is under way is how much may be delivered without an acknowledgement.
-            await channel.basic_publish(
-                message.body,
-                exchange=exchange,
-                routing_key=amqp_routing_key,
-                properties=properties,
-                mandatory=True,
-                timeout=_CONFIRMED_WITHIN,
-                wait=False,
-            )
+            frames = self._frames
+            if frames is None or frames.channel.is_closed:
+                frames = await self._ready()
+            await frames.publish(message.body, exchange=exchange, amqp_routing_key=amqp_routing_key, properties=properties)
         except PublishError:
             return Outcome.RETURNED
         except Exception as error:  # noqa: BLE001 - also a bare Exception, as the client has where a channel ends; whatever it is, it is tried again
@@ -99,18 +98,18 @@ class Forwarder:
         """
         await close_channel(self._channel)
 
-    async def _ready(self) -> Any:
-        channel = self._channel
-        if channel is None or channel.is_closed:
-            async with self._opening:
-                if self._channel is None:
-                    opened = self._connection.channel(publisher_confirms=True, on_return_raises=True)
-                    await opened.initialize()
-                    self._channel = opened
-                elif self._channel.is_closed:
-                    await self._channel.reopen()
-                channel = self._channel
-        return await channel.get_underlay_channel()
+    async def _ready(self) -> Frames:
+        async with self._opening:
+            if self._channel is None:
+                opened = self._connection.channel(publisher_confirms=True, on_return_raises=True)
+                await opened.initialize()
+                self._channel = opened
+            elif self._channel.is_closed:
+                await self._channel.reopen()
+            beneath = await self._channel.get_underlay_channel()
+            if self._frames is None or self._frames.channel is not beneath:
+                self._frames = Frames(beneath, confirmed_within=_CONFIRMED_WITHIN)
+            return self._frames
 
 
 async def close_channel(channel: Any) -> None:

@@ -13,6 +13,7 @@ from ..._optional import extra
 from ...observe import warn_once
 from ...routes import Action
 from .aio_forward import GONE, Forwarder, close_channel, restore
+from .aio_frames import Frames
 from .choice import Choice, Choices
 from .copies import is_copy
 from .membership import REGISTER_EVERY, Membership
@@ -80,7 +81,10 @@ class Source:
         self.tag: str | None = None
         #: Whether no message is begun any more.
         self.leaving = False
-        self._given: list[Any] = []
+        # What may still be acknowledged, by identity: messages can be equal.
+        self._given: dict[int, Any] = {}
+        # With so many it is looked which of them are acknowledged meanwhile.
+        self._look_at = hold
         self._deciding = 0
         self._member = Membership(choices, queue.name, declared, gets=gets)
         self._connection: Any = None
@@ -88,6 +92,7 @@ class Source:
         self._marked: Any = None
         self._beneath: Any = None
         self._registered = 0.0
+        self._frames: Frames | None = None
 
     async def start(self, connection: Any, **options: Any) -> str:
         """
@@ -166,8 +171,8 @@ class Source:
         """
         Whether a message that was handed on is not acknowledged yet, or one is being sent on.
         """
-        self._given = [message for message in self._given if _is_open(message)]
-        return bool(self._given or self._deciding)
+        self._given = _open(self._given)
+        return bool(self._given or self._deciding or (self._frames is not None and self._frames.pending))
 
     @contextmanager
     def taking(self) -> Iterator[list[Any]]:
@@ -180,7 +185,7 @@ class Source:
             yield taken
         finally:
             self._deciding -= 1
-            self._given += taken
+            self._given.update((id(message), message) for message in taken)
 
     def stands(self, choice: Choice) -> bool:
         """
@@ -190,9 +195,9 @@ class Source:
 
     def drop(self, message: Any) -> None:
         """
-        Wait no more for the acknowledgement of a message whose handler has failed: nobody will send it.
+        Wait no more for the acknowledgement of a message: it was sent, or its handler has failed and nobody will send it.
         """
-        self._given = [given for given in self._given if given is not message]
+        self._given.pop(id(message), None)
 
     async def decide_again(self, message: Any) -> None:
         """
@@ -223,9 +228,10 @@ class Source:
         if is_copy(message.headers):
             restore(message)
         given = self._given
-        given.append(message)
-        if len(given) > 2 * self._hold:
-            self._given = [message for message in given if _is_open(message)]
+        given[id(message)] = message
+        if len(given) > self._look_at:
+            self._given = _open(given)
+            self._look_at = 2 * len(self._given) + self._hold
         message.__class__ = OwnedMessage
         await self._give(message, choice, self)
 
@@ -248,7 +254,7 @@ class Source:
                 if choice is not None and sent_on:
                     outcome = await self._forwarder.forward(message, choice.route)
                     if outcome is Outcome.SENT:
-                        await _answer(message.ack())
+                        self._ack(message)
                         return None
                     if outcome is Outcome.RETURNED and choice.route is not None:
                         returned = choice.route.generation
@@ -265,6 +271,16 @@ class Source:
                 choice = self._choose(message, returned)
         finally:
             self._choices.unhold(message)
+
+    def _ack(self, message: Any) -> None:
+        """
+        Acknowledge a message that nobody was given. Where its channel is gone the broker has taken it back already.
+        """
+        if _is_lost(message):
+            return
+        if self._frames is None or self._frames.channel is not message.channel:
+            self._frames = Frames(message.channel)
+        self._frames.ack(message.delivery_tag)
 
     def _choose(self, message: Any, returned: int) -> Choice | None:
         """
@@ -283,11 +299,11 @@ class Source:
             return None
 
 
-def _is_open(message: Any) -> bool:
+def _open(messages: dict[int, Any]) -> dict[int, Any]:
     """
-    Return whether a message is still to be acknowledged, and can be.
+    Return those that are still to be acknowledged, and can be.
     """
-    return not message.processed and not _is_lost(message)
+    return {key: message for key, message in messages.items() if not message.processed and not _is_lost(message)}
 
 
 def _is_lost(message: Any) -> bool:

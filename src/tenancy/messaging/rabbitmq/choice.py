@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from opentelemetry.context import Context, get_current
+from opentelemetry.trace import INVALID_SPAN, get_current_span
 
+from ...baggage import ABSENT
 from ...config import Accept
 from ...context import with_key
 from ...errors import ConfigurationError
@@ -21,10 +23,15 @@ from ...routes import Action, Identity, LiveRoutes, Route, RouteSource, RouteTab
 from ...routes.admission import Admission
 from ...routes.delivery import Delivery, decide_delivery
 from ...routes.judge import Judge
-from .copies import returned_epoch
+from .copies import returned_epoch, was_forwarded
 from .names import Names, names_of
 
 __all__ = ["Choice", "Choices", "EveryChoice", "Life"]
+
+# A verdict, its reason's code, and the key's label, by which it is counted.
+_Counted = tuple[str, str, str]
+# For so many keys what was decided is kept in mind: more than anybody forks at a time.
+_MOST_DECIDED = 1024
 
 
 class Life(NamedTuple):
@@ -109,10 +116,14 @@ class Choices:
         self._held: dict[int, float] = {}
         #: Whether this process is the baseline.
         self.baseline = self._judge.identity.sandbox is None
-        self._lacks = current_codec().lacks
-        self._counted: Counter[tuple[str, str, str]] = Counter()
+        self._read = current_codec().read
+        self._unkeyed = 0
+        self._counted: Counter[_Counted] = Counter()
+        # What was decided by a table for a key in a life, where nothing else is asked: it stands as long as the table is fresh.
+        self._decided: tuple[RouteTable | None, dict[tuple[RoutingKey | None, int], tuple[Choice, _Counted]]] = None, {}
         self._ambient: Context | None = None
         self._cleared: Context | None = None
+        self._traced = True
         watch_held(self)
 
     @property
@@ -177,27 +188,43 @@ class Choices:
             exchange: What its delivery says; None: it is not known.
         """
         given = {} if headers is None else headers
-        if not epoch and self.baseline and self._lacks(given):  # most messages: whatever the table says, they are the baseline's
-            self._counted[_OWN_UNKEYED] += 1
-            annotate_span(None, verdict=_UNKEYED.action.value, reason=_UNKEYED.verdict.reason)
-            return _UNKEYED
-        reading = read(given, adapter=self.adapter)
+        reading = self._read(given)
+        if reading is ABSENT and not epoch and self.baseline:  # most messages: whatever the table says, they are the baseline's
+            self._unkeyed += 1
+            return self._annotated(_UNKEYED)
         key = reading.key
+        if reading.conflict:
+            count("tenancy.keys.conflicting", {"adapter": self.adapter})
         if reading.malformed is not None:
             report_malformed(self.adapter, reading.malformed, "the message counts as one without a routing key")
             key = None
-        key = self._accepted(key)
-        delivery = Delivery(self.queue, epoch, 0)
-        if key is not None and not epoch:
-            delivery = delivery._replace(returned=returned or self._came_back(key, given, exchange))
         view = self._routes.view()
         table = None if view is None else view.table
-        verdict = decide_delivery(key, delivery, self._judge.identity, table, fresh=view is not None and view.fresh())
-        if verdict.held:
-            self._routes.hurry()
+        fresh = view is not None and view.fresh()
+        # What it takes to be sure without asking again: a table that has not changed, and nothing of this message's own.
+        usual = (
+            fresh and reading.malformed is None and not returned and not was_forwarded(given) and self._accept in ("all", "known")
+        )
+        decided = self._decided
+        if decided[0] is not table:
+            decided = self._decided = table, {}
+        if usual and (known := decided[1].get((key, epoch))) is not None:
+            choice, counted = known
         else:
-            self._note(verdict, table)
-        return Choice(verdict, self._context_key(verdict.key), reading.malformed is not None, table)
+            delivery = Delivery(self.queue, epoch, 0)
+            key = self._accepted(key)
+            if key is not None and not epoch:
+                delivery = delivery._replace(returned=returned or self._came_back(key, given, exchange))
+            verdict = decide_delivery(key, delivery, self._judge.identity, table, fresh=fresh)
+            choice = Choice(verdict, self._context_key(verdict.key), reading.malformed is not None, table)
+            if verdict.held:
+                self._routes.hurry()
+                return choice
+            counted = self._as_counted(verdict, table)
+            if usual and len(decided[1]) < _MOST_DECIDED:
+                decided[1][key, epoch] = choice, counted
+        self._counted[counted] += 1
+        return self._annotated(choice)
 
     def context(self, choice: Choice) -> Context:
         """
@@ -208,6 +235,7 @@ class Choices:
         ambient = get_current()
         if ambient is not self._ambient or self._cleared is None:  # mostly it is the one in which the connection was made
             self._ambient, self._cleared = ambient, with_key(None, ambient)
+            self._traced = get_current_span(ambient) is not INVALID_SPAN
         return self._cleared
 
     def stands(self, choice: Choice) -> bool:
@@ -231,14 +259,19 @@ class Choices:
         Add what was decided since the last time to the counters; call it now and then.
         """
         counted, self._counted = self._counted, Counter()
-        for (verdict, code, label), amount in counted.items():
+        counted[_OWN_UNKEYED], self._unkeyed = counted[_OWN_UNKEYED] + self._unkeyed, 0
+        for (verdict, code, label), amount in (+counted).items():
             count("tenancy.verdicts", {**self.labels(), "verdict": verdict, "reason": code, "routing_key": label}, amount)
 
-    def _note(self, verdict: Verdict, table: RouteTable | None) -> None:
+    def _annotated(self, choice: Choice) -> Choice:
+        if self._traced or get_current() is not self._ambient:
+            verdict = choice.verdict
+            annotate_span(verdict.key, verdict=verdict.action.value, reason=verdict.reason)
+        return choice
+
+    def _as_counted(self, verdict: Verdict, table: RouteTable | None) -> _Counted:
         key = verdict.key
-        label = key_label(key, known=key is not None and table is not None and table.knows(key))
-        self._counted[verdict.action.value, verdict.code, label] += 1
-        annotate_span(key, verdict=verdict.action.value, reason=verdict.reason)
+        return verdict.action.value, verdict.code, key_label(key, known=key is not None and table is not None and table.knows(key))
 
     def _came_back(self, key: RoutingKey, headers: Mapping[str, Any], exchange: str | None) -> int:
         """
@@ -325,6 +358,7 @@ class EveryChoice(Choices):
         self._held = {}
         self.baseline = True
         self._counted = Counter()
+        self._unkeyed = 0
         self._ambient = self._cleared = None
 
     @property

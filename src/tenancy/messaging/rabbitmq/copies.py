@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["MARK", "Original", "copy_headers", "is_copy", "original_of", "returned_epoch"]
+__all__ = ["MARK", "Original", "copy_headers", "is_copy", "original_of", "returned_epoch", "was_forwarded"]
 
 #: All headers of ours begin so.
 MARK = "x-tenancy-"
@@ -118,6 +118,13 @@ def is_copy(headers: Mapping[str, Any]) -> bool:
     Return whether headers are those of a copy.
     """
     return _EXCHANGE in headers
+
+
+def was_forwarded(headers: Mapping[str, Any]) -> bool:
+    """
+    Return whether a message has the mark of one that was forwarded to a sandbox.
+    """
+    return _FORWARDED in headers
 
 
 def returned_epoch(headers: Mapping[str, Any]) -> int:

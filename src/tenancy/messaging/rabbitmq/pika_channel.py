@@ -113,9 +113,9 @@ class Selective:
         Raises:
             ValueError: If no message with that tag waits for an answer.
         """
-        if not multiple and not self._waiting and delivery_tag in self._given:
-            delivery = self._given.pop(delivery_tag)
-            delivery.channel.basic_ack(delivery.tag)
+        answered = None if multiple or self._waiting else self._given.pop(delivery_tag, None)
+        if answered is not None:
+            answered.channel.basic_ack(answered.tag)
             return
         for delivery in self._answered(delivery_tag, multiple):
             delivery.channel.basic_ack(delivery.tag)
