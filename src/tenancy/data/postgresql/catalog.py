@@ -1,0 +1,191 @@
+"""
+Reads the baseline's tables from PostgreSQL's catalogue (https://www.postgresql.org/docs/current/catalogs.html).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigurationError
+from .structure import Column, ForeignKey, Index, Table, View, qualified, quoted
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["read_tables", "read_views", "relation_names"]
+
+_TABLES = """
+SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity,
+       EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid) AND c.relkind <> 'p' AS inherits
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'e')
+ORDER BY n.nspname, c.relname"""
+
+_COLUMNS = """
+SELECT a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid),
+       a.attgenerated <> '', a.attidentity::text, a.attnotnull,
+       CASE WHEN a.attidentity <> '' THEN pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname) END
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = ANY(%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum"""
+
+_INDEXES = """
+SELECT i.indrelid, x.relname, pg_get_constraintdef(o.oid), pg_get_indexdef(i.indexrelid), i.indisunique, i.indisprimary,
+       coalesce(o.contype = 'x', false),
+       ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) k),
+       pg_get_expr(i.indpred, i.indrelid), coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false), c.relkind = 'p'
+FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid
+     LEFT JOIN pg_constraint o ON o.conindid = i.indexrelid AND o.conrelid = i.indrelid AND o.contype IN ('p', 'u', 'x')
+WHERE i.indrelid = ANY(%(oids)s::oid[]) AND i.indisvalid
+ORDER BY i.indrelid, i.indexrelid"""
+
+_FOREIGN_KEYS = """
+SELECT o.conrelid, o.conname, n.nspname, c.relname,
+       ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(num, at) JOIN pg_attribute a
+             ON a.attrelid = o.conrelid AND a.attnum = k.num ORDER BY k.at),
+       ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(num, at) JOIN pg_attribute a
+             ON a.attrelid = o.confrelid AND a.attnum = k.num ORDER BY k.at),
+       o.confdeltype::text, o.confupdtype::text, o.confmatchtype = 'f', o.condeferrable, o.condeferred, pg_get_constraintdef(o.oid)
+FROM pg_constraint o JOIN pg_class c ON c.oid = o.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE o.conrelid = ANY(%(oids)s::oid[]) AND o.contype = 'f' AND o.conparentid = 0
+ORDER BY o.conrelid, o.conname"""
+
+_TRIGGERS = """
+SELECT tgrelid, tgname, pg_get_triggerdef(oid) FROM pg_trigger
+WHERE tgrelid = ANY(%(oids)s::oid[]) AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY tgrelid, tgname"""
+
+_CHECKS = """
+SELECT conrelid, conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE conrelid = ANY(%(oids)s::oid[]) AND contype = 'c' ORDER BY conrelid, conname"""
+
+_VIEWS = """
+SELECT c.oid, n.nspname, c.relname, pg_get_viewdef(c.oid),
+       ARRAY(SELECT DISTINCT d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass
+             WHERE r.ev_class = c.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND c.relkind = 'v'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'e')
+ORDER BY n.nspname, c.relname"""
+
+
+def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
+    """
+    Return the tables of some schemas; partitions of a partitioned table are part of that, and what belongs to an extension is left out.
+
+    Args:
+        connection: A connection in a transaction; its ``search_path`` is another one when this returns.
+        schemas: Their names.
+    """
+    # Without anything on the path PostgreSQL writes every name with its schema.
+    connection.exec_driver_sql("SELECT set_config('search_path', '', true)")
+    found = _rows(connection, _TABLES, schemas=list(schemas))
+    oids = [row[0] for row in found]
+    columns: dict[int, list[Column]] = defaultdict(list)
+    for oid, number, name, kind, default, generated, identity, not_null, sequence in _rows(connection, _COLUMNS, oids=oids):
+        if identity:
+            default = f"nextval({_text(sequence)}::regclass)"
+        expression = default if generated else None
+        columns[oid].append(Column(number, name, kind, None if generated else default, expression, identity, not_null))
+    names = {oid: (schema, name) for oid, schema, name, *_ in found}
+    indexes: dict[int, list[Index]] = defaultdict(list)
+    for row in _rows(connection, _INDEXES, oids=oids):
+        oid, name, constraint, definition, unique, primary, exclusion, keys, where, nulls_equal, partitioned = row
+        if constraint is None:
+            definition = _after_table(name, definition, names[oid], unique=unique, partitioned=partitioned)
+        indexes[oid].append(
+            Index(
+                name,
+                constraint if constraint is not None else definition,
+                constraint is not None,
+                unique,
+                primary,
+                exclusion,
+                tuple(keys),
+                where,
+                nulls_equal,
+            )
+        )
+    foreign: dict[int, list[ForeignKey]] = defaultdict(list)
+    for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text in _rows(
+        connection, _FOREIGN_KEYS, oids=oids
+    ):
+        mine = names[oid]
+        key = (name, *mine, tuple(own), schema, table, tuple(other), on_delete, on_update, full, deferrable, deferred, text)
+        foreign[oid].append(ForeignKey(*key))
+    triggers: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for oid, name, definition in _rows(connection, _TRIGGERS, oids=oids):
+        triggers[oid].append((name, definition))
+    checks: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for oid, name, definition in _rows(connection, _CHECKS, oids=oids):
+        checks[oid].append((name, definition))
+    return [
+        Table(
+            schema,
+            name,
+            tuple(columns[oid]),
+            oid,
+            tuple(indexes[oid]),
+            tuple(checks[oid]),
+            tuple(foreign[oid]),
+            tuple(triggers[oid]),
+            inherits,
+            row_security,
+        )
+        for oid, schema, name, _, row_security, inherits in found
+    ]
+
+
+def read_views(connection: Connection, schemas: Iterable[str]) -> list[View]:
+    """
+    Return the views of some schemas, each after those that it is made of.
+
+    Args:
+        connection: A connection in a transaction; its ``search_path`` is another one when this returns.
+        schemas: Their names.
+    """
+    path = list(schemas)
+    # What can be found on the path PostgreSQL writes without its schema; so the same text is about a partition where the path begins there.
+    connection.exec_driver_sql("SELECT set_config('search_path', %(path)s, true)", {"path": ", ".join(map(quoted, path))})
+    rows = _rows(connection, _VIEWS, schemas=path)
+    waiting = {
+        row[0]: (View(row[1], row[2], row[3].rstrip().rstrip(";")), set(row[4]) & {other[0] for other in rows}) for row in rows
+    }
+    ordered: list[View] = []
+    while waiting:
+        ready = [oid for oid, (_, needs) in waiting.items() if not needs & waiting.keys()]
+        for oid in ready or list(waiting):  # they cannot go round; if they did, creating them would say so
+            ordered.append(waiting.pop(oid)[0])
+    return ordered
+
+
+def relation_names(connection: Connection, schemas: Iterable[str]) -> set[str]:
+    """
+    Return the names of all relations of some schemas: tables, indexes, sequences, views.
+    """
+    sql = "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY(%(schemas)s)"
+    return {row[0] for row in _rows(connection, sql, schemas=list(schemas))}
+
+
+def _rows(connection: Connection, sql: str, **parameters: Any) -> list[Any]:
+    return list(connection.exec_driver_sql(sql, parameters).all())
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _after_table(name: str, definition: str, table: tuple[str, str], *, unique: bool, partitioned: bool) -> str:
+    # Quoted or not, as PostgreSQL finds necessary.
+    words = f"CREATE {'UNIQUE ' if unique else ''}INDEX "
+    only = "ONLY " if partitioned else ""
+    for shown in (name, quoted(name)):
+        for schema in (table[0], quoted(table[0])):
+            for relation in (table[1], quoted(table[1])):
+                start = f"{words}{shown} ON {only}{schema}.{relation} USING "
+                if definition.startswith(start):
+                    return "USING " + definition[len(start) :]
+    raise ConfigurationError(f"the index {name} of {qualified(*table)} is defined in a way that is not understood: {definition}")

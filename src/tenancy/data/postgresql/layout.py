@@ -1,0 +1,112 @@
+"""
+What the things of a partition are called. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from ...key import RoutingKey
+from ...naming import partition_name
+from .structure import Table, qualified, quoted
+
+__all__ = ["Layout", "Names"]
+
+_LIMIT = 63  # bytes: NAMEDATALEN - 1
+
+
+@dataclass(frozen=True)
+class Names:
+    """
+    What a table of the baseline is in a partition; each quoted and with its schema.
+
+    Args:
+        schema: The partition's schema.
+        table: What queries call it: a view, or a table.
+        delta: The table of a key's own rows of an overlay.
+        hidden: The table of those of the baseline's rows that an overlay does not show.
+        writes: The function that an overlay's view writes by.
+        checks: The function that checks what was written.
+        fault: The function that makes rows of the baseline a key's own; a number follows.
+        references: The function that checks references; a number follows.
+        after: The function that ends a statement.
+    """
+
+    schema: str
+    table: str
+    delta: str
+    hidden: str
+    writes: str
+    checks: str
+    fault: str
+    references: str
+    after: str
+
+
+class Layout:
+    """
+    The names of one key's partition.
+
+    Args:
+        key: The routing key.
+        schemas: The baseline's schemas, in the order in which they are searched.
+        taken: The names of all relations that these have.
+    """
+
+    def __init__(self, key: RoutingKey, schemas: Iterable[str], taken: Collection[str]) -> None:
+        self.key = key
+        self.schemas = {schema: partition_name(key, schema, kind="postgresql-schema") for schema in schemas}
+        self._taken = taken
+
+    @property
+    def path(self) -> str:
+        """
+        The ``search_path`` under which unqualified names are the partition's, and then the baseline's.
+        """
+        return ", ".join(f"{quoted(own)}, {quoted(schema)}" for schema, own in self.schemas.items())
+
+    def relation(self, table: Table) -> str:
+        """
+        Return what queries call a table, for SQL.
+        """
+        return qualified(self.schemas[table.schema], table.name)
+
+    def place(self, schema: str, name: str) -> str:
+        """
+        Return the same, by the names of its schema and its own.
+        """
+        return qualified(self.schemas[schema], name)
+
+    def inner(self, table: Table, suffix: str) -> str:
+        """
+        Return the name of something that a table needs beside itself, not quoted.
+        """
+        name = f"{table.name}__{suffix}"
+        if len(name.encode()) <= _LIMIT and name not in self._taken:
+            return name
+        mark = hashlib.sha256(f"{table.name}\0{suffix}".encode()).hexdigest()[:12]
+        kept = table.name.encode()[: _LIMIT - len(suffix) - len(mark) - 4].decode(errors="ignore")
+        return f"{kept}__{suffix}__{mark}"
+
+    def names(self, table: Table) -> Names:
+        """
+        Return what a table's things are called.
+        """
+        own = self.schemas[table.schema]
+
+        def inner(suffix: str) -> str:
+            return qualified(own, self.inner(table, suffix))
+
+        return Names(
+            quoted(own),
+            qualified(own, table.name),
+            inner("delta"),
+            inner("hidden"),
+            inner("writes"),
+            inner("checks"),
+            inner("fault"),
+            inner("references"),
+            inner("after"),
+        )

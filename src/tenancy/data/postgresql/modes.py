@@ -1,0 +1,292 @@
+"""
+What a partition is made of: for each table what its mode asks for. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ...errors import ConfigurationError, PartitionError
+from ...key import RoutingKey
+from .checks import References, checks, within_statement
+from .layout import Layout
+from .overlay import delta, faults, indexed, own_table, view, writes
+from .structure import ForeignKey, Table, View, literal, qualified, quoted
+
+__all__ = ["Mode", "Plan", "Rows", "mode_of", "refusal"]
+
+#: What a table is for a key; `Rows` is the fifth.
+Mode = Literal["overlay", "copy", "empty", "readonly"]
+
+#: Those modes in which a key has a table of its own.
+OWN = ("copy", "empty")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """
+    The mode in which a key shares the baseline's table and has those of its rows whose column has the key's value.
+
+    Args:
+        column: The column, such as ``org_id``.
+        value: Returns the column's value for a routing key; or a mapping to look it up in. Default: the key itself.
+    """
+
+    column: str
+    value: Callable[[RoutingKey], Any] | Mapping[str, Any] = str
+
+    def of(self, key: RoutingKey) -> Any:
+        """
+        Return the value for a key.
+
+        Raises:
+            PartitionError: If it has none.
+        """
+        found = self.value.get(key) if isinstance(self.value, Mapping) else self.value(key)
+        if found is None:
+            raise PartitionError(f"routing key {str(key)!r} has no value for {self.column!r} in Rows(value=...)")
+        return found
+
+
+def mode_of(table: Table, modes: Mapping[str, Mode | Rows], default: Mode) -> Mode | Rows:
+    """
+    Return the mode of a table, which may be named with or without its schema.
+
+    Args:
+        table: The table.
+        modes: The modes by table.
+        default: The mode of all others.
+    """
+    return modes.get(table.full_name, modes.get(table.name, default))
+
+
+def checked(modes: Mapping[str, Any], default: Any) -> None:
+    """
+    Raises:
+        ConfigurationError: If something is no mode.
+    """
+    known = get_args(Mode)
+    for name, mode in [*modes.items(), (None, default)]:
+        if mode not in known and not isinstance(mode, Rows):
+            where = "default" if name is None else f"tables[{name!r}]"
+            raise ConfigurationError(f"{where} is {mode!r}; use one of {', '.join(known)}, or Rows(column=...) for a table")
+    if isinstance(default, Rows):
+        raise ConfigurationError("default is a Rows; say for each table by which column its rows are a key's")
+
+
+def refusal(table: Table, mode: Mode | Rows) -> str | None:
+    """
+    Return why a table cannot have a mode, and what to do instead; None: it can.
+    """
+    if mode == "overlay":
+        if not table.primary_key:
+            return "it has no primary key, so there is nothing to tell changed rows by; use mode copy, empty or readonly"
+        if any(index.exclusion for index in table.indexes):
+            return "it has an exclusion constraint, which cannot be checked over an overlay; use mode copy, empty or readonly"
+        if table.inherits:
+            return "it is part of an inheritance tree; use mode copy, empty or readonly"
+        if table.triggers:
+            names = ", ".join(name for name, _ in table.triggers)
+            return f"it has triggers of its own ({names}), which an overlay would not run; use mode copy or empty, which has them too"
+    if isinstance(mode, Rows) and mode.column not in {column.name for column in table.columns}:
+        return f"it has no column {mode.column!r}"
+    if mode != "readonly" and not isinstance(mode, Rows) and table.row_security:
+        return "it has row security, whose policies a partition would not have; use mode readonly"
+    return None
+
+
+class Plan:
+    """
+    What a partition is made of.
+
+    Args:
+        layout: What its things are called.
+        tables: The baseline's tables.
+        views: The baseline's views, each after those that it is made of.
+        modes: The mode of each table.
+        reader: The role by whose rights views and functions look at the baseline.
+        keyed: The role that statements of a key are run by.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        tables: Iterable[Table],
+        views: Iterable[View],
+        modes: Callable[[Table], Mode | Rows],
+        *,
+        reader: str,
+        keyed: str,
+    ) -> None:
+        self.layout = layout
+        self._views = list(views)
+        self._reader, self._keyed = quoted(reader), quoted(keyed)
+        self.tables = {(table.schema, table.name): (table, modes(table)) for table in tables}
+
+    def refusals(self) -> list[str]:
+        """
+        Return what stands against it.
+        """
+        found = [(table.full_name, refusal(table, mode)) for table, mode in self.tables.values()]
+        return [f"{name}: {reason}" for name, reason in found if reason]
+
+    def _of(self, *modes: str) -> list[Table]:
+        return [table for table, mode in self.tables.values() if mode in modes]
+
+    def visible(self, schema: str, name: str) -> str:
+        """
+        Return for SQL what a table is for the key.
+        """
+        found = self.tables.get((schema, name))
+        return qualified(schema, name) if found is None or found[1] == "readonly" else self.layout.place(schema, name)
+
+    def _by_triggers(self, key: ForeignKey) -> bool:
+        """
+        Return whether PostgreSQL cannot check a foreign key in the partition by itself, since there is a view at one of its ends.
+        """
+        found = self.tables.get((key.to_schema, key.to_table))
+        target = "readonly" if found is None else found[1]
+        return not (self.tables[key.schema, key.table][1] in OWN and (target in OWN or target == "readonly"))
+
+    def _referring(self, table: Table) -> list[ForeignKey]:
+        """
+        The foreign keys of a key's own rows that refer to a table, and are checked by triggers.
+        """
+        return [
+            key
+            for other, mode in self.tables.values()
+            if mode == "overlay" or mode in OWN
+            for key in other.foreign_keys
+            if (key.to_schema, key.to_table) == (table.schema, table.name) and self._by_triggers(key)
+        ]
+
+    def storage(self) -> Iterator[str]:
+        """
+        Yield what makes the schemas, and the tables that keep a key's rows.
+        """
+        for own in self.layout.schemas.values():
+            yield f"CREATE SCHEMA {quoted(own)}"
+        for table in self._of("overlay"):
+            yield from delta(table, self.layout.names(table))
+        for table in self._of(*OWN):
+            name = self.layout.relation(table)
+            yield own_table(table, name)
+            if self.tables[table.schema, table.name][1] == "copy":
+                columns = ", ".join(quoted(column.name) for column in table.stored)
+                yield f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {table.sql}"
+            for index in table.indexes:
+                yield indexed(name, index)
+        yield from self.foreign_keys()
+
+    def foreign_keys(self) -> Iterator[str]:
+        """
+        Yield what makes the foreign keys that PostgreSQL can check in the partition by itself.
+        """
+        for table in self._of(*OWN):
+            for key in table.foreign_keys:
+                if not self._by_triggers(key):
+                    yield self._native(key)
+
+    def _native(self, key: ForeignKey) -> str:
+        before, _, rest = key.definition.partition(" REFERENCES ")
+        after = rest[rest.index("(") :]
+        target = self.visible(key.to_schema, key.to_table)
+        relation = self.layout.place(key.schema, key.table)
+        return f"ALTER TABLE {relation} ADD CONSTRAINT {quoted(key.name)} {before} REFERENCES {target}{after}"
+
+    def surface(self) -> Iterator[str]:
+        """
+        Yield what stands before those tables: views, functions and triggers; and who may do what. All of it can be made anew.
+        """
+        overlays = self._of("overlay")
+        for table in overlays:
+            yield from view(table, self.layout)
+        for table, mode in self.tables.values():
+            if isinstance(mode, Rows):
+                yield from self._rows(table, mode)
+        for table, mode in self.tables.values():
+            if mode != "overlay" and mode not in OWN:
+                continue
+            names = self.layout.names(table)
+            overlay = mode == "overlay"
+            written = names.delta if overlay else names.table
+            keys = [key for key in table.foreign_keys if self._by_triggers(key)]
+            yield from checks(table, self.layout, written, self.visible, keys, overlay=overlay)
+            own = [key.name for key in keys if within_statement(key)] if overlay else []
+            references = References(table, self.layout, self.visible, self._referring(table), own)
+            if overlay:
+                yield from writes(table, self.layout, cascades=references.deletes, moves=references.moves)
+                for _, _, function in faults(table, names):
+                    yield function
+            yield from references.triggers(overlay=overlay)
+            if not overlay:
+                yield from self._triggers(table, names.table)
+        yield from self._rights()
+        if self._views:  # their queries are about whatever is found first
+            yield f"SELECT set_config('search_path', {literal(self.layout.path)}, true)"
+        for each in self._views:
+            yield f"CREATE VIEW {self.layout.place(each.schema, each.name)} AS {each.definition}"
+            yield f"GRANT SELECT ON {self.layout.place(each.schema, each.name)} TO {self._keyed}"
+
+    def _triggers(self, table: Table, name: str) -> Iterator[str]:
+        for _, definition in table.triggers:
+            head, on, rest = definition.partition(f" ON {table.schema}.{table.name} ")
+            if not on:
+                head, on, rest = definition.partition(f" ON {table.sql} ")
+            if not on:
+                raise PartitionError(f"{table.full_name}: the trigger is defined in a way that is not understood: {definition}")
+            yield f"{head} ON {name} {rest}"
+
+    def _rows(self, table: Table, mode: Rows) -> Iterator[str]:
+        name, column = self.layout.relation(table), quoted(mode.column)
+        kind = next(each.type for each in table.columns if each.name == mode.column)
+        value = f"{literal(str(mode.of(self.layout.key)))}::{kind}"
+        columns = ", ".join(quoted(each.name) for each in table.columns)
+        yield f"CREATE VIEW {name} AS SELECT {columns} FROM {table.sql} WHERE {column} = {value} WITH CASCADED CHECK OPTION"
+        for each in table.columns:
+            default = value if each.name == mode.column else each.default
+            if default is not None:
+                yield f"ALTER VIEW {name} ALTER COLUMN {quoted(each.name)} SET DEFAULT {default}"
+        yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {self._keyed}"
+
+    def _rights(self) -> Iterator[str]:
+        reader, keyed = self._reader, self._keyed
+        for schema, own in self.layout.schemas.items():
+            yield f"GRANT USAGE ON SCHEMA {quoted(own)} TO {keyed}"
+            yield f"GRANT USAGE, CREATE ON SCHEMA {quoted(own)} TO {reader}"
+            yield f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {reader}, {keyed}"
+            # What counts is the baseline's, so that no number is given out twice; to set it back takes another right.
+            yield f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {quoted(schema)} TO {reader}, {keyed}"
+        for table in self._of("overlay"):
+            names = self.layout.names(table)
+            yield f"GRANT SELECT ON {table.sql} TO {reader}"
+            yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {names.delta} TO {reader}"
+            yield f"GRANT SELECT, INSERT ON {names.hidden} TO {reader}"
+            yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {names.table} TO {keyed}, {reader}"
+            # Rows that are written many at once go there by themselves, and are checked there.
+            yield f"GRANT SELECT, INSERT, UPDATE ON {names.delta} TO {keyed}"
+            yield f"ALTER VIEW {names.table} OWNER TO {reader}"
+        for table in self._of(*OWN):
+            yield f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES ON {self.layout.relation(table)} TO {keyed}, {reader}"
+        for table in self._of("readonly"):
+            yield f"GRANT SELECT ON {table.sql} TO {keyed}, {reader}"
+        outside = {
+            qualified(key.to_schema, key.to_table)
+            for table, mode in self.tables.values()
+            if mode != "readonly"
+            for key in table.foreign_keys
+            if (key.to_schema, key.to_table) not in self.tables
+        }
+        for name in sorted(outside):
+            yield f"GRANT SELECT ON {name} TO {reader}"
+        # What looks at the baseline does so by this role's rights, which are to read it, and no others.
+        for own in self.layout.schemas.values():
+            yield f"""DO $tenancy$
+DECLARE f regprocedure;
+BEGIN
+FOR f IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = {literal(quoted(own))}::regnamespace AND prosecdef LOOP
+  EXECUTE format('ALTER FUNCTION %s OWNER TO {reader.replace("'", "''")}', f);
+END LOOP;
+END $tenancy$"""

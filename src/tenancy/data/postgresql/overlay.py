@@ -1,0 +1,179 @@
+"""
+The SQL of an overlay: a view of the baseline's rows with a key's own changes on top. Pure.
+
+A key's own rows are in a table of the same form, the *delta*; the primary keys of those of the baseline's rows that it has changed or
+deleted are in a second one, *hidden*. The form of the view keeps the baseline's indexes in use: what it is made of is pulled up into the
+query as an append relation, which conditions, joins and orders are pushed into, and beside it stands an anti-join. That is an outer
+join, for which PostgreSQL refuses ``FOR UPDATE``: it would lock nothing of the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .layout import Layout, Names
+from .structure import Column, Index, Table, literal, quoted
+
+__all__ = ["delta", "faults", "view", "writes"]
+
+
+def _list(columns: tuple[Column, ...], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{quoted(column.name)}" for column in columns)
+
+
+def _same(columns: tuple[Column, ...], left: str, right: str) -> str:
+    return " AND ".join(f"{left}.{quoted(column.name)} = {right}.{quoted(column.name)}" for column in columns)
+
+
+def delta(table: Table, names: Names) -> Iterator[str]:
+    """
+    Yield what makes the tables that an overlay writes to.
+    """
+    yield own_table(table, names.delta)
+    for index in table.indexes:
+        yield indexed(names.delta, index)
+    key = table.primary_key
+    columns = ", ".join(f"{quoted(column.name)} {column.type} NOT NULL" for column in key)
+    yield f"CREATE TABLE {names.hidden} ({columns}, PRIMARY KEY ({_list(key)}))"
+
+
+def own_table(table: Table, name: str) -> str:
+    """
+    Return what makes a table of the same form, without its indexes and references; what counts, counts on in the baseline's sequences.
+    """
+    options = "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS INCLUDING STORAGE"
+    defaults = "".join(
+        f"; ALTER TABLE {name} ALTER COLUMN {quoted(column.name)} SET DEFAULT {column.default}"
+        for column in table.columns
+        if column.identity
+    )
+    return f"CREATE TABLE {name} (LIKE {table.sql} {options}){defaults}"
+
+
+def indexed(name: str, index: Index) -> str:
+    """
+    Return what makes an index, or its constraint, on a table in a partition, by the name that it has in the baseline.
+    """
+    if index.constraint:
+        return f"ALTER TABLE {name} ADD CONSTRAINT {quoted(index.name)} {index.definition}"
+    return f"CREATE {'UNIQUE ' if index.unique else ''}INDEX {quoted(index.name)} ON {name} {index.definition}"
+
+
+def view(table: Table, layout: Layout) -> Iterator[str]:
+    """
+    Yield what makes the view, with the baseline's defaults.
+    """
+    names = layout.names(table)
+    flag = "tenancy_base"
+    while any(column.name == flag for column in table.columns):
+        flag += "_"
+    key = table.primary_key
+    shown = _list(table.columns)
+    yield (
+        f"CREATE VIEW {names.table} AS SELECT {_list(table.columns, 'u.')} FROM ("
+        f"SELECT {shown}, false AS {flag} FROM {names.delta} UNION ALL SELECT {shown}, true FROM {table.sql}) u "
+        f"LEFT JOIN {names.hidden} h ON u.{flag} AND {_same(key, 'h', 'u')} WHERE h.{quoted(key[0].name)} IS NULL"
+    )
+    for column in table.columns:
+        if column.default is not None:
+            yield f"ALTER VIEW {names.table} ALTER COLUMN {quoted(column.name)} SET DEFAULT {column.default}"
+
+
+def writes(table: Table, layout: Layout, *, cascades: str, moves: str) -> Iterator[str]:
+    """
+    Yield the function by which the view is written to, and its trigger.
+
+    Args:
+        table: The table.
+        layout: The partition.
+        cascades: What a deletion does to what refers to the row, in PL/pgSQL.
+        moves: What an update does to it.
+    """
+    names = layout.names(table)
+    key, stored = table.primary_key, table.stored
+    new, old_key = _list(stored, "NEW."), _list(key, "OLD.")
+    this = _same(key, "d", "OLD")
+    generated = [column for column in table.columns if column.generated]
+    computed = "".join(
+        f"IF NEW.{quoted(column.name)} IS NOT NULL THEN RAISE EXCEPTION 'cannot insert a non-DEFAULT value into column \"%', "
+        f"{literal(column.name + chr(34))} USING ERRCODE = 'generated_always'; END IF;\n"
+        for column in generated
+    )
+    recomputed = "".join(
+        f"IF NEW.{quoted(column.name)} IS DISTINCT FROM OLD.{quoted(column.name)} THEN RAISE EXCEPTION "
+        f"'column \"% can only be updated to DEFAULT', {literal(column.name + chr(34))} USING ERRCODE = 'generated_always'; END IF;\n"
+        for column in generated
+    )
+    lost = (
+        "RAISE EXCEPTION 'could not serialize access due to concurrent update' USING ERRCODE = 'serialization_failure', "
+        f"HINT = {literal(f'Another transaction of the same routing key has changed this row of {table.name}: run this one again.')};"
+    )
+    # The row is compared as a whole, and byte by byte, since there are types without an equality
+    # (https://www.postgresql.org/docs/current/functions-comparisons.html#COMPOSITE-TYPE-COMPARISON).
+    unchanged = "d *= OLD"
+    # What this statement has changed already it does not change again, like an UPDATE with a FROM that finds a row twice.
+    own = "pg_current_xact_id()::xid"
+    changed = f"""
+  SELECT d.xmin = {own} INTO mine FROM {names.delta} d WHERE {this};
+  IF NOT FOUND THEN SELECT h.xmin = {own} INTO mine FROM {names.hidden} h WHERE {_same(key, "h", "OLD")}; END IF;
+  IF mine THEN RETURN NULL; END IF;
+  {lost}"""
+    yield f"""CREATE FUNCTION {names.writes}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+DECLARE
+  r {names.table}%ROWTYPE;
+  mine boolean;
+BEGIN
+IF TG_OP = 'INSERT' THEN
+  {computed}INSERT INTO {names.delta} ({_list(stored)}) VALUES ({new}) RETURNING {_list(table.columns)} INTO r;
+  RETURN r;
+ELSIF TG_OP = 'UPDATE' THEN
+  {recomputed}UPDATE {names.delta} d SET ({_list(stored)}) = ROW({new}) WHERE {this} AND {unchanged} RETURNING {_list(table.columns, "d.")} INTO r;
+  IF NOT FOUND THEN
+    INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b WHERE {_same(key, "b", "OLD")}
+      AND NOT EXISTS (SELECT FROM {names.delta} d WHERE {this}) ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN{changed}
+    END IF;
+    INSERT INTO {names.delta} ({_list(stored)}) VALUES ({new}) RETURNING {_list(table.columns)} INTO r;
+  END IF;
+  {moves}RETURN r;
+ELSE
+  DELETE FROM {names.delta} d WHERE {this} AND {unchanged};
+  IF NOT FOUND THEN
+    INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b WHERE {_same(key, "b", "OLD")}
+      AND NOT EXISTS (SELECT FROM {names.delta} d WHERE {this}) ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN{changed}
+    END IF;
+  END IF;
+  {cascades}RETURN OLD;
+END IF;
+END $tenancy$"""
+    yield (
+        f"CREATE TRIGGER tenancy_writes INSTEAD OF INSERT OR UPDATE OR DELETE ON {names.table} "
+        f"FOR EACH ROW EXECUTE FUNCTION {names.writes}()"
+    )
+
+
+def faults(table: Table, names: Names) -> Iterator[tuple[Index, str, str]]:
+    """
+    Yield for each unique index that rows can be found by (whose keys are plain columns) the name of a function of one array for each of
+    its columns, and what makes it: it makes those of the baseline's rows a key's own that have these values, so that an
+    ``INSERT ... ON CONFLICT`` into the delta meets them.
+    """
+    columns = {quoted(column.name): column for column in table.columns} | {column.name: column for column in table.columns}
+    key, stored = table.primary_key, table.stored
+    for number, index in enumerate(table.uniques):
+        if index.where is not None or not all(each in columns for each in index.keys):
+            continue
+        name = f"{names.fault[:-1]}_{number}{names.fault[-1]}"
+        found = [columns[each] for each in index.keys]
+        arguments = ", ".join(f"a{at} {column.type}[]" for at, column in enumerate(found))
+        arrays = ", ".join(f"a{at}" for at in range(len(found)))
+        labels = ", ".join(f"v{at}" for at in range(len(found)))
+        same = " AND ".join(f"b.{quoted(column.name)} = v.v{at}" for at, column in enumerate(found))
+        yield index, name, f"""CREATE FUNCTION {name}({arguments}) RETURNS void LANGUAGE sql SECURITY DEFINER AS $tenancy$
+WITH f AS (
+  INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b JOIN unnest({arrays}) v({labels}) ON {same}
+  ON CONFLICT DO NOTHING RETURNING {_list(key)}
+)
+INSERT INTO {names.delta} ({_list(stored)}) SELECT {_list(stored, "b.")} FROM {table.sql} b JOIN f ON {_same(key, "b", "f")}
+$tenancy$"""

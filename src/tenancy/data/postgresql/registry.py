@@ -1,0 +1,159 @@
+"""
+The register of the partitions in a database, and the function by which a transaction enters one.
+
+They are in a schema of their own in the database itself, so that who enters, and who drops, sees the same; also behind a pooler, and
+whatever process it was that made the partition.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ...key import RoutingKey
+from .structure import literal, quoted
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["SCHEMA", "Registered", "entering", "install", "installed", "read", "write"]
+
+#: The schema of the register.
+SCHEMA = "tenancy"
+#: The setting that says, within a transaction, in whose partition it is.
+SETTING = "tenancy.routing_key"
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Registered:
+    """
+    A partition, as the database has it registered.
+
+    Args:
+        key: Its routing key.
+        state: ``ready``; ``detached``, while the baseline's tables are being changed; ``making``, if making it was not finished;
+            ``dropped``, for a while after it was dropped.
+        schemas: The baseline's schemas, and its own in their place.
+        path: Its ``search_path``.
+        modes: The mode of each table.
+        shape: What of its tables has to be known to see how the baseline's were changed.
+        fingerprint: What the baseline looked like when it was made.
+        created: When it was made.
+        expires: When it may be dropped; None: not by itself.
+    """
+
+    key: RoutingKey
+    state: str
+    schemas: dict[str, str]
+    path: str
+    modes: dict[str, str]
+    shape: dict[str, Any]
+    fingerprint: str
+    created: datetime
+    expires: datetime | None
+
+
+def install(keyed: str) -> Iterator[str]:
+    """
+    Yield what makes the register.
+
+    Args:
+        keyed: The role that statements of a key are run by.
+    """
+    role = quoted(keyed)
+    yield f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
+    yield f"""CREATE TABLE IF NOT EXISTS {SCHEMA}.partitions (
+  key text PRIMARY KEY, state text NOT NULL, schemas jsonb NOT NULL, path text NOT NULL, modes jsonb NOT NULL, shape jsonb NOT NULL,
+  fingerprint text NOT NULL,
+  version integer NOT NULL DEFAULT {_VERSION}, created timestamptz NOT NULL DEFAULT now(), expires timestamptz, role text NOT NULL)"""
+    # The lock is held to the end of the transaction, and whoever drops the partition waits for it.
+    yield f"""CREATE OR REPLACE FUNCTION {SCHEMA}.enter(routing_key text) RETURNS text LANGUAGE plpgsql AS $tenancy$
+DECLARE p record;
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(hashtextextended('tenancy.' || routing_key, 0));
+  SELECT state, path, role INTO p FROM {SCHEMA}.partitions WHERE key = routing_key;
+  IF NOT FOUND THEN RETURN 'unknown'; END IF;
+  IF p.state = 'ready' THEN
+    PERFORM set_config('role', p.role, true), set_config('search_path', p.path, true), set_config('{SETTING}', routing_key, true);
+  END IF;
+  RETURN p.state;
+END $tenancy$"""
+    yield f"REVOKE ALL ON SCHEMA {SCHEMA} FROM PUBLIC"
+    yield f"GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC"
+    yield f"GRANT SELECT ON {SCHEMA}.partitions TO PUBLIC"
+    yield f"GRANT EXECUTE ON FUNCTION {SCHEMA}.enter(text) TO PUBLIC"
+    yield f"COMMENT ON SCHEMA {SCHEMA} IS {literal(f'request-tenancy: the partitions of this database; keyed role {role}')}"
+
+
+def installed(connection: Connection) -> bool:
+    """
+    Return whether a database has the register.
+    """
+    return connection.exec_driver_sql(f"SELECT to_regclass('{SCHEMA}.partitions') IS NOT NULL").scalar() is True
+
+
+def entering(key: RoutingKey) -> str:
+    """
+    Return the statement by which a transaction enters a key's partition; it returns the partition's state, or ``unknown``.
+
+    Args:
+        key: The routing key, which has no character that would need a quote.
+    """
+    return f"SELECT {SCHEMA}.enter('{RoutingKey(key)}')"
+
+
+def lock(connection: Connection, key: RoutingKey) -> None:
+    """
+    Wait until no transaction is in a key's partition any more, and let none in until this one ends.
+    """
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtextextended('tenancy.{RoutingKey(key)}', 0))")
+
+
+def read(connection: Connection, key: RoutingKey | None = None) -> list[Registered]:
+    """
+    Return the partitions that are registered, or one of them.
+    """
+    sql = f"SELECT key, state, schemas, path, modes, shape, fingerprint, created, expires FROM {SCHEMA}.partitions"
+    rows: Any = (
+        connection.exec_driver_sql(f"{sql} ORDER BY key")
+        if key is None
+        else connection.exec_driver_sql(f"{sql} WHERE key = %(key)s", {"key": str(key)})
+    )
+    return [
+        Registered(RoutingKey(row[0]), row[1], _json(row[2]), row[3], _json(row[4]), _json(row[5]), row[6], row[7], row[8]) for row in rows.all()
+    ]
+
+
+def write(connection: Connection, key: RoutingKey, **values: Any) -> None:
+    """
+    Register a partition, or change what is registered of it.
+
+    Args:
+        connection: A connection in a transaction.
+        key: The routing key.
+        values: Columns of the register; dictionaries become JSON.
+    """
+    given = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
+    if connection.exec_driver_sql(f"SELECT FROM {SCHEMA}.partitions WHERE key = %(key)s", {"key": str(key)}).first() is None:
+        names = ", ".join(["key", *given])
+        places = ", ".join(["%(key)s", *(f"%({name})s" for name in given)])
+        connection.exec_driver_sql(f"INSERT INTO {SCHEMA}.partitions ({names}) VALUES ({places})", {"key": str(key), **given})
+    else:
+        changes = ", ".join(f"{name} = %({name})s" for name in given)
+        connection.exec_driver_sql(f"UPDATE {SCHEMA}.partitions SET {changes} WHERE key = %(key)s", {"key": str(key), **given})
+
+
+def forget(connection: Connection, key: RoutingKey) -> None:
+    """
+    Remove what is registered of a partition.
+    """
+    connection.exec_driver_sql(f"DELETE FROM {SCHEMA}.partitions WHERE key = %(key)s", {"key": str(key)})
+
+
+def _json(value: Any) -> dict[str, Any]:
+    return dict(json.loads(value) if isinstance(value, str) else value)

@@ -1,0 +1,223 @@
+"""
+What the baseline's tables look like, as far as a partition of them needs to know. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+__all__ = ["Column", "ForeignKey", "Index", "Table", "View", "fingerprint", "literal", "qualified", "quoted"]
+
+
+def quoted(name: str) -> str:
+    """
+    Return an identifier of SQL, quoted (https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS).
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def qualified(schema: str, name: str) -> str:
+    """
+    Return the quoted name of something in a schema.
+    """
+    return f"{quoted(schema)}.{quoted(name)}"
+
+
+def literal(text: str) -> str:
+    """
+    Return a string of SQL, whatever ``standard_conforming_strings`` is.
+    """
+    escaped = text.replace("'", "''")
+    return "E'" + escaped.replace("\\", "\\\\") + "'" if "\\" in escaped else f"'{escaped}'"
+
+
+@dataclass(frozen=True)
+class Column:
+    """
+    A column.
+
+    Args:
+        number: Its number, which stays where it is renamed.
+        name: Its name.
+        type: Its type, with modifiers, as PostgreSQL writes it.
+        default: The expression of its default, also where that is a sequence's next value; None: none.
+        expression: How it is computed from others; None: it is not.
+        identity: ``a`` for ``GENERATED ALWAYS AS IDENTITY``, ``d`` for ``BY DEFAULT``, else empty.
+        not_null: Whether it refuses NULL.
+    """
+
+    number: int
+    name: str
+    type: str
+    default: str | None = None
+    expression: str | None = None
+    identity: str = ""
+    not_null: bool = False
+
+    @property
+    def generated(self) -> bool:
+        """
+        Whether it is computed from others.
+        """
+        return self.expression is not None
+
+
+@dataclass(frozen=True)
+class Index:
+    """
+    An index, or the constraint that it is for.
+
+    Args:
+        name: Its name.
+        definition: What follows ``ADD CONSTRAINT name`` for a constraint, and ``ON table`` for an index.
+        constraint: Whether it is a constraint's.
+        unique: Whether it keeps rows unique.
+        primary: Whether it is the primary key's.
+        exclusion: Whether it is an exclusion constraint's.
+        keys: The expressions that it is on, each as it would stand in a SELECT from the table.
+        where: The condition of a partial index.
+        nulls_equal: Whether it is ``NULLS NOT DISTINCT``.
+    """
+
+    name: str
+    definition: str
+    constraint: bool
+    unique: bool
+    primary: bool
+    exclusion: bool
+    keys: tuple[str, ...]
+    where: str | None = None
+    nulls_equal: bool = False
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """
+    A foreign key.
+
+    Args:
+        name: Its name.
+        schema: The schema of the table that has it.
+        table: That table.
+        columns: Its columns.
+        to_schema: The schema of the table that it refers to.
+        to_table: That table.
+        to_columns: The columns there.
+        on_delete: ``a`` no action, ``r`` restrict, ``c`` cascade, ``n`` set null, ``d`` set default.
+        on_update: The same.
+        full: Whether it is ``MATCH FULL``.
+        deferrable: Whether its check can be put off to the end of the transaction.
+        deferred: Whether it is.
+        definition: What follows ``ADD CONSTRAINT name``.
+    """
+
+    name: str
+    schema: str
+    table: str
+    columns: tuple[str, ...]
+    to_schema: str
+    to_table: str
+    to_columns: tuple[str, ...]
+    on_delete: str = "a"
+    on_update: str = "a"
+    full: bool = False
+    deferrable: bool = False
+    deferred: bool = False
+    definition: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    A table of the baseline.
+
+    Args:
+        schema: Its schema.
+        name: Its name.
+        columns: Its columns, in their order.
+        number: Its number, which stays where it is renamed.
+        indexes: Its indexes, oldest first, as PostgreSQL checks them.
+        checks: Its CHECK constraints, by name.
+        foreign_keys: Its foreign keys.
+        triggers: The definitions of its own triggers, by name.
+        inherits: Whether it is part of an inheritance tree that is no partitioning.
+        row_security: Whether it has row security.
+    """
+
+    schema: str
+    name: str
+    columns: tuple[Column, ...]
+    number: int = 0
+    indexes: tuple[Index, ...] = ()
+    checks: tuple[tuple[str, str], ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    triggers: tuple[tuple[str, str], ...] = ()
+    inherits: bool = False
+    row_security: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """
+        Its name with its schema, for people.
+        """
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def sql(self) -> str:
+        """
+        Its name with its schema, for SQL.
+        """
+        return qualified(self.schema, self.name)
+
+    @property
+    def primary_key(self) -> tuple[Column, ...]:
+        """
+        The columns of its primary key; empty: it has none.
+        """
+        named = {quoted(column.name): column for column in self.columns} | {column.name: column for column in self.columns}
+        for index in self.indexes:
+            if index.primary:
+                return tuple(named[key] for key in index.keys)
+        return ()
+
+    @property
+    def uniques(self) -> tuple[Index, ...]:
+        """
+        Its unique indexes, the primary key's among them.
+        """
+        return tuple(index for index in self.indexes if index.unique and not index.exclusion)
+
+    @property
+    def stored(self) -> tuple[Column, ...]:
+        """
+        Its columns that are not computed from others.
+        """
+        return tuple(column for column in self.columns if not column.generated)
+
+
+@dataclass(frozen=True)
+class View:
+    """
+    A view of the baseline.
+
+    Args:
+        schema: Its schema.
+        name: Its name.
+        definition: Its query, in which what is in the schemas that are covered has no schema.
+    """
+
+    schema: str
+    name: str
+    definition: str
+
+
+def fingerprint(tables: Iterable[Table], views: Iterable[View] = ()) -> str:
+    """
+    Return what differs when anything of these differs that a partition is made after.
+    """
+    parts = [{**asdict(table), "number": 0} for table in tables] + [asdict(view) for view in views]
+    parts.sort(key=lambda part: (str(part["schema"]), str(part["name"])))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
