@@ -16,27 +16,24 @@ from ..context import routing_key
 from ..errors import PartitionError
 from ._sqlalchemy_rules import Owner, Rules
 
-__all__ = ["OrmListeners"]
+__all__ = ["OrmListeners", "SessionGuard"]
 
 
-class OrmListeners:
+class SessionGuard:
     """
-    Listens to all mappers and sessions; acts on those that use one engine.
+    Listens to all sessions, and sees to it that one which uses an engine serves one owner until it is emptied.
 
     Args:
         engine: That engine.
-        rules: Which tables are partitioned.
-        owner: Returns whose work this is.
+        owner: Returns whose work this is; None: the baseline's.
     """
 
-    def __init__(self, engine: Engine, rules: Rules, owner: Callable[[], Owner | None]) -> None:
+    def __init__(self, engine: Engine, owner: Callable[[], Any]) -> None:
         self._engine = engine
-        self._rules = rules
         self._owner = owner
         # For each Session what it has loaded since it was last emptied, which makes a new identity map, and for whom.
-        self._served: WeakKeyDictionary[Session, tuple[Any, str | None, Owner | None]] = WeakKeyDictionary()
+        self._served: WeakKeyDictionary[Session, tuple[Any, str | None, Any]] = WeakKeyDictionary()
         self._listeners: tuple[tuple[Any, str, Callable[..., None]], ...] = (
-            (Mapper, "before_insert", self._fill),
             (Session, "after_begin", self._begun),
             (Session, "do_orm_execute", self._executing),
             (Session, "before_flush", self._flushing),
@@ -49,22 +46,6 @@ class OrmListeners:
     def remove(self) -> None:
         for target, name, function in self._listeners:
             event.remove(target, name, function)
-
-    def _fill(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
-        if connection.dialect is not self._engine.dialect:
-            return
-        columns = [column for table in mapper.tables if (column := self._rules.column_of(table)) is not None]
-        owner = self._owner() if columns else None
-        if owner is None or owner.value is None:
-            return
-        loaded = inspect(target).dict
-        for column in columns:
-            try:
-                name = mapper.get_property_by_column(column).key
-            except UnmappedColumnError:
-                continue
-            if loaded.get(name) is None:
-                setattr(target, name, owner.value)
 
     def _begun(self, session: Session, _transaction: Any, connection: Connection) -> None:
         if connection.dialect is self._engine.dialect and not self._check(session):
@@ -87,3 +68,35 @@ class OrmListeners:
             f"this Session holds objects of {owner or 'the baseline'} and is now used for {self._owner() or 'the baseline'}: "
             "use a Session for each routing key, or call Session.close() in between"
         )
+
+
+class OrmListeners(SessionGuard):
+    """
+    Listens to all mappers as well, and shows a new object's owner in it.
+
+    Args:
+        engine: The engine.
+        rules: Which tables are partitioned.
+        owner: Returns whose work this is.
+    """
+
+    def __init__(self, engine: Engine, rules: Rules, owner: Callable[[], Owner | None]) -> None:
+        super().__init__(engine, owner)
+        self._rules = rules
+        self._listeners = ((Mapper, "before_insert", self._fill), *self._listeners)
+
+    def _fill(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+        if connection.dialect is not self._engine.dialect:
+            return
+        columns = [column for table in mapper.tables if (column := self._rules.column_of(table)) is not None]
+        owner = self._owner() if columns else None
+        if owner is None or owner.value is None:
+            return
+        loaded = inspect(target).dict
+        for column in columns:
+            try:
+                name = mapper.get_property_by_column(column).key
+            except UnmappedColumnError:
+                continue
+            if loaded.get(name) is None:
+                setattr(target, name, owner.value)

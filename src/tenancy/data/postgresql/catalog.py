@@ -96,19 +96,8 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
         oid, name, constraint, definition, unique, primary, exclusion, keys, where, nulls_equal, partitioned = row
         if constraint is None:
             definition = _after_table(name, definition, names[oid], unique=unique, partitioned=partitioned)
-        indexes[oid].append(
-            Index(
-                name,
-                constraint if constraint is not None else definition,
-                constraint is not None,
-                unique,
-                primary,
-                exclusion,
-                tuple(keys),
-                where,
-                nulls_equal,
-            )
-        )
+        found = tuple(keys), where, nulls_equal
+        indexes[oid].append(Index(name, constraint or definition, constraint is not None, unique, primary, exclusion, *found))
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
     for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text in _rows(
         connection, _FOREIGN_KEYS, oids=oids
@@ -117,8 +106,8 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
         key = (name, *mine, tuple(own), schema, table, tuple(other), on_delete, on_update, full, deferrable, deferred, text)
         foreign[oid].append(ForeignKey(*key))
     triggers: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for oid, name, definition in _rows(connection, _TRIGGERS, oids=oids):
-        triggers[oid].append((name, definition))
+    for oid, *trigger in _rows(connection, _TRIGGERS, oids=oids):
+        triggers[oid].append((trigger[0], trigger[1]))
     checks: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for oid, name, definition in _rows(connection, _CHECKS, oids=oids):
         checks[oid].append((name, definition))

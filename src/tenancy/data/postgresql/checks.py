@@ -46,7 +46,9 @@ def within_statement(key: ForeignKey) -> bool:
     return (key.schema, key.table) == (key.to_schema, key.to_table) and not key.deferred
 
 
-def checks(table: Table, layout: Layout, written: str, visible: Visible, keys: Iterable[ForeignKey], *, overlay: bool) -> Iterator[str]:
+def checks(
+    table: Table, layout: Layout, written: str, visible: Visible, keys: Iterable[ForeignKey], *, overlay: bool
+) -> Iterator[str]:
     """
     Yield what checks the rows that a statement has written to a table in a partition.
 
@@ -250,14 +252,14 @@ class References:
                 continue
             function, trigger = f"{names.references[:-1]}_{number}{names.references[-1]}", layout.inner(table, f"referred_{number}")
             yield self._check(key, function, overlay=overlay)
-            timing = "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+            run = f"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {function}()"
             if overlay:
                 hiding = layout.inner(table, f"hidden_{number}")
-                yield f"CREATE CONSTRAINT TRIGGER {quoted(trigger)} AFTER DELETE OR UPDATE ON {names.delta} {timing} EXECUTE FUNCTION {function}()"
-                yield f"CREATE CONSTRAINT TRIGGER {quoted(hiding)} AFTER INSERT ON {names.hidden} {timing} EXECUTE FUNCTION {function}()"
+                yield f"CREATE CONSTRAINT TRIGGER {quoted(trigger)} AFTER DELETE OR UPDATE ON {names.delta} {run}"
+                yield f"CREATE CONSTRAINT TRIGGER {quoted(hiding)} AFTER INSERT ON {names.hidden} {run}"
             else:
                 hiding = trigger
-                yield f"CREATE CONSTRAINT TRIGGER {quoted(trigger)} AFTER DELETE OR UPDATE ON {names.table} {timing} EXECUTE FUNCTION {function}()"
+                yield f"CREATE CONSTRAINT TRIGGER {quoted(trigger)} AFTER DELETE OR UPDATE ON {names.table} {run}"
             if not key.deferred:
                 ended += sorted({qualified(schema, trigger), qualified(schema, hiding)})
         if ended:
@@ -271,7 +273,9 @@ END $tenancy$"""
             for on in (names.table, names.delta) if overlay else (names.table,):
                 events = "UPDATE" if on == names.delta else "UPDATE OR DELETE"
                 events = f"INSERT OR {events}" if self._own else events
-                yield f"CREATE TRIGGER tenancy_z_after AFTER {events} ON {on} FOR EACH STATEMENT EXECUTE FUNCTION {names.after}()"
+                # What the view's trigger writes there row by row is not the end of anything.
+                outermost = " WHEN (pg_trigger_depth() = 0)" if on == names.delta else ""
+                yield f"CREATE TRIGGER tenancy_z_after AFTER {events} ON {on} FOR EACH STATEMENT{outermost} EXECUTE FUNCTION {names.after}()"
         deletes, moves = ("", "") if overlay else (self.deletes, self.moves)
         if deletes or moves:
             yield f"""CREATE FUNCTION {names.writes}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
@@ -304,7 +308,8 @@ END IF;"""
         return f"""CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
 DECLARE gone record;
 BEGIN{start}
-IF NOT EXISTS (SELECT FROM {names.table} p WHERE {still}) AND EXISTS (SELECT FROM {self._visible(key.schema, key.table)} c WHERE {referring}) THEN
+IF NOT EXISTS (SELECT FROM {names.table} p WHERE {still})
+  AND EXISTS (SELECT FROM {self._visible(key.schema, key.table)} c WHERE {referring}) THEN
   {self._referred(key, "gone")}
 END IF;
 RETURN NULL;

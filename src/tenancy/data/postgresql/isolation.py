@@ -178,7 +178,15 @@ class PostgresIsolation:
             if forget:
                 registry.forget(connection, key)
             elif before[0].state != "dropped":
-                registry.write(connection, key, state="dropped", schemas={}, modes={}, shape={}, expires=datetime.now(timezone.utc) + _TOMBSTONE)
+                registry.write(
+                    connection,
+                    key,
+                    state="dropped",
+                    schemas={},
+                    modes={},
+                    shape={},
+                    expires=datetime.now(timezone.utc) + _TOMBSTONE,
+                )
 
     def expire(self) -> list[RoutingKey]:
         """
@@ -227,7 +235,10 @@ class PostgresIsolation:
         with self._engine.begin() as connection:
             if not registry.installed(connection):
                 return [Problem(None, "the database is not prepared: call install()")]
-            problems = [Problem(None, text) for text in role_problems(connection, self.role, self.reader, self._schemas, self._walls(connection))]
+            problems = [
+                Problem(None, text)
+                for text in role_problems(connection, self.role, self.reader, self._schemas, self._walls(connection))
+            ]
             now = self._fingerprint(connection)
             for found in registry.read(connection):
                 if found.state == "dropped":
@@ -367,9 +378,7 @@ class PostgresIsolation:
         return fingerprint(read_tables(connection, self._schemas), views)
 
     def _walls(self, connection: Connection) -> dict[str, str]:
-        return {
-            table.sql: _named(mode_of(table, self._tables, self._default)) for table in read_tables(connection, self._schemas)
-        }
+        return {table.sql: _named(mode_of(table, self._tables, self._default)) for table in read_tables(connection, self._schemas)}
 
     def _uncovered(self, connection: Connection, found: Registered) -> Iterator[str]:
         own = list(found.schemas.values())
@@ -418,7 +427,9 @@ class PostgresIsolation:
         if found.state in ("ready", "detached"):
             for table in found.shape.values():
                 if table["mode"] == "overlay":
-                    own, hidden = (connection.exec_driver_sql(f"SELECT count(*) FROM {table[it]}").scalar() for it in ("delta", "hidden"))
+                    own, hidden = (
+                        connection.exec_driver_sql(f"SELECT count(*) FROM {table[it]}").scalar() for it in ("delta", "hidden")
+                    )
                     if own or hidden:
                         changed[f"{table['schema']}.{table['name']}"] = int(own or 0), int(hidden or 0)
         return Status(found.key, found.state, found.schemas, found.created, found.expires, int(size or 0), changed)

@@ -89,7 +89,9 @@ def refusal(table: Table, mode: Mode | Rows) -> str | None:
             return "it is part of an inheritance tree; use mode copy, empty or readonly"
         if table.triggers:
             names = ", ".join(name for name, _ in table.triggers)
-            return f"it has triggers of its own ({names}), which an overlay would not run; use mode copy or empty, which has them too"
+            return (
+                f"it has triggers of its own ({names}), which an overlay would not run; use mode copy or empty, which has them too"
+            )
     if isinstance(mode, Rows) and mode.column not in {column.name for column in table.columns}:
         return f"it has no column {mode.column!r}"
     if mode != "readonly" and not isinstance(mode, Rows) and table.row_security:

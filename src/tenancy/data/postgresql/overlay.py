@@ -91,7 +91,7 @@ def writes(table: Table, layout: Layout, *, cascades: str, moves: str) -> Iterat
     """
     names = layout.names(table)
     key, stored = table.primary_key, table.stored
-    new, old_key = _list(stored, "NEW."), _list(key, "OLD.")
+    new = _list(stored, "NEW.")
     this = _same(key, "d", "OLD")
     generated = [column for column in table.columns if column.generated]
     computed = "".join(
@@ -127,7 +127,8 @@ IF TG_OP = 'INSERT' THEN
   {computed}INSERT INTO {names.delta} ({_list(stored)}) VALUES ({new}) RETURNING {_list(table.columns)} INTO r;
   RETURN r;
 ELSIF TG_OP = 'UPDATE' THEN
-  {recomputed}UPDATE {names.delta} d SET ({_list(stored)}) = ROW({new}) WHERE {this} AND {unchanged} RETURNING {_list(table.columns, "d.")} INTO r;
+  {recomputed}UPDATE {names.delta} d SET ({_list(stored)}) = ROW({new}) WHERE {this} AND {unchanged}
+    RETURNING {_list(table.columns, "d.")} INTO r;
   IF NOT FOUND THEN
     INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b WHERE {_same(key, "b", "OLD")}
       AND NOT EXISTS (SELECT FROM {names.delta} d WHERE {this}) ON CONFLICT DO NOTHING;
@@ -153,10 +154,10 @@ END $tenancy$"""
     )
 
 
-def faults(table: Table, names: Names) -> Iterator[tuple[Index, str, str]]:
+def faults(table: Table, names: Names) -> Iterator[tuple[list[str], str, str]]:
     """
-    Yield for each unique index that rows can be found by (whose keys are plain columns) the name of a function of one array for each of
-    its columns, and what makes it: it makes those of the baseline's rows a key's own that have these values, so that an
+    Yield for each unique index that rows can be found by its columns, the name of a function of one array for each of them, and what makes
+    it: it makes those of the baseline's rows a key's own that have these values, so that an
     ``INSERT ... ON CONFLICT`` into the delta meets them.
     """
     columns = {quoted(column.name): column for column in table.columns} | {column.name: column for column in table.columns}
@@ -170,10 +171,14 @@ def faults(table: Table, names: Names) -> Iterator[tuple[Index, str, str]]:
         arrays = ", ".join(f"a{at}" for at in range(len(found)))
         labels = ", ".join(f"v{at}" for at in range(len(found)))
         same = " AND ".join(f"b.{quoted(column.name)} = v.v{at}" for at, column in enumerate(found))
-        yield index, name, f"""CREATE FUNCTION {name}({arguments}) RETURNS void LANGUAGE sql SECURITY DEFINER AS $tenancy$
+        yield (
+            [column.name for column in found],
+            name,
+            f"""CREATE FUNCTION {name}({arguments}) RETURNS void LANGUAGE sql SECURITY DEFINER AS $tenancy$
 WITH f AS (
   INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b JOIN unnest({arrays}) v({labels}) ON {same}
   ON CONFLICT DO NOTHING RETURNING {_list(key)}
 )
 INSERT INTO {names.delta} ({_list(stored)}) SELECT {_list(stored, "b.")} FROM {table.sql} b JOIN f ON {_same(key, "b", "f")}
-$tenancy$"""
+$tenancy$""",
+        )

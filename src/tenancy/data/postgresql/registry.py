@@ -19,7 +19,7 @@ from .structure import literal, quoted
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["SCHEMA", "Registered", "entering", "install", "installed", "read", "write"]
+__all__ = ["SCHEMA", "Registered", "entering", "forget", "install", "installed", "lock", "read", "write"]
 
 #: The schema of the register.
 SCHEMA = "tenancy"
@@ -70,16 +70,18 @@ def install(keyed: str) -> Iterator[str]:
     yield f"""CREATE TABLE IF NOT EXISTS {SCHEMA}.partitions (
   key text PRIMARY KEY, state text NOT NULL, schemas jsonb NOT NULL, path text NOT NULL, modes jsonb NOT NULL, shape jsonb NOT NULL,
   fingerprint text NOT NULL,
-  version integer NOT NULL DEFAULT {_VERSION}, created timestamptz NOT NULL DEFAULT now(), expires timestamptz, role text NOT NULL)"""
+  version integer NOT NULL DEFAULT {_VERSION}, created timestamptz NOT NULL DEFAULT now(), expires timestamptz, role text NOT NULL,
+  revision text NOT NULL DEFAULT pg_current_xact_id()::text)"""
     # The lock is held to the end of the transaction, and whoever drops the partition waits for it.
     yield f"""CREATE OR REPLACE FUNCTION {SCHEMA}.enter(routing_key text) RETURNS text LANGUAGE plpgsql AS $tenancy$
 DECLARE p record;
 BEGIN
   PERFORM pg_advisory_xact_lock_shared(hashtextextended('tenancy.' || routing_key, 0));
-  SELECT state, path, role INTO p FROM {SCHEMA}.partitions WHERE key = routing_key;
+  SELECT state, path, role, revision INTO p FROM {SCHEMA}.partitions WHERE key = routing_key;
   IF NOT FOUND THEN RETURN 'unknown'; END IF;
   IF p.state = 'ready' THEN
     PERFORM set_config('role', p.role, true), set_config('search_path', p.path, true), set_config('{SETTING}', routing_key, true);
+    RETURN 'ready ' || p.revision;
   END IF;
   RETURN p.state;
 END $tenancy$"""
@@ -99,7 +101,8 @@ def installed(connection: Connection) -> bool:
 
 def entering(key: RoutingKey) -> str:
     """
-    Return the statement by which a transaction enters a key's partition; it returns the partition's state, or ``unknown``.
+    Return the statement by which a transaction enters a key's partition. It returns the partition's state, with its revision where that is
+    ``ready``; or ``unknown``.
 
     Args:
         key: The routing key, which has no character that would need a quote.
@@ -125,7 +128,8 @@ def read(connection: Connection, key: RoutingKey | None = None) -> list[Register
         else connection.exec_driver_sql(f"{sql} WHERE key = %(key)s", {"key": str(key)})
     )
     return [
-        Registered(RoutingKey(row[0]), row[1], _json(row[2]), row[3], _json(row[4]), _json(row[5]), row[6], row[7], row[8]) for row in rows.all()
+        Registered(RoutingKey(row[0]), row[1], _json(row[2]), row[3], _json(row[4]), _json(row[5]), row[6], row[7], row[8])
+        for row in rows.all()
     ]
 
 
@@ -144,7 +148,7 @@ def write(connection: Connection, key: RoutingKey, **values: Any) -> None:
         places = ", ".join(["%(key)s", *(f"%({name})s" for name in given)])
         connection.exec_driver_sql(f"INSERT INTO {SCHEMA}.partitions ({names}) VALUES ({places})", {"key": str(key), **given})
     else:
-        changes = ", ".join(f"{name} = %({name})s" for name in given)
+        changes = ", ".join(["revision = pg_current_xact_id()::text", *(f"{name} = %({name})s" for name in given)])
         connection.exec_driver_sql(f"UPDATE {SCHEMA}.partitions SET {changes} WHERE key = %(key)s", {"key": str(key), **given})
 
 

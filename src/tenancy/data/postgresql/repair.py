@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .layout import Layout
-from .overlay import delta, indexed, own_table
+from .overlay import delta, faults, indexed, own_table
 from .structure import Column, Table, quoted
 
 __all__ = ["remembered", "repaired", "weakened"]
@@ -34,6 +34,7 @@ def remembered(tables: Iterable[tuple[Table, str]], layout: Layout) -> dict[str,
             "indexes": [[index.name, index.constraint] for index in table.indexes],
             "checks": [name for name, _ in table.checks],
             "foreign": [key.name for key in table.foreign_keys],
+            "faults": [[names, function] for names, function, _ in faults(table, layout.names(table))] if mode == "overlay" else [],
         }
         for table, mode in tables
         if mode in ("overlay", "copy", "empty")
@@ -103,7 +104,11 @@ def _followed(table: Table, layout: Layout, before: Mapping[str, Any], *, overla
     if overlay and names.hidden != before["hidden"]:
         yield from _renamed(before["hidden"], names.hidden, names.schema)
     for name, constraint in before["indexes"]:
-        yield f"ALTER TABLE {own} DROP CONSTRAINT {quoted(name)} CASCADE" if constraint else f"DROP INDEX {names.schema}.{quoted(name)}"
+        yield (
+            f"ALTER TABLE {own} DROP CONSTRAINT {quoted(name)} CASCADE"
+            if constraint
+            else f"DROP INDEX {names.schema}.{quoted(name)}"
+        )
     for name in before["checks"]:
         yield f"ALTER TABLE {own} DROP CONSTRAINT {quoted(name)}"
     now = {str(column.number): column for column in table.columns}
@@ -149,7 +154,8 @@ def _keyed(table: Table, hidden: str, before: Mapping[str, Any]) -> Iterator[str
         columns = ", ".join(f"{quoted(column.name)} {column.type} NOT NULL" for column in key)
         names = ", ".join(quoted(column.name) for column in key)
         # By another key it cannot be said which of the baseline's rows were hidden.
-        yield f"DO $tenancy$ BEGIN IF EXISTS (SELECT FROM {hidden}) THEN RAISE EXCEPTION 'the primary key has changed under rows of a key'; END IF; END $tenancy$"
+        changed = "RAISE EXCEPTION 'the primary key has changed under rows of a key'"
+        yield f"DO $tenancy$ BEGIN IF EXISTS (SELECT FROM {hidden}) THEN {changed}; END IF; END $tenancy$"
         yield f"DROP TABLE {hidden}"
         yield f"CREATE TABLE {hidden} ({columns}, PRIMARY KEY ({names}))"
         return

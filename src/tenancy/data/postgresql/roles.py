@@ -40,7 +40,9 @@ def made_roles(connection: Connection, keyed: str, reader: str, grant_to: list[s
             continue
         try:
             with connection.begin_nested():
-                connection.exec_driver_sql(f"CREATE ROLE {quoted(name)} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS".replace("%", "%%"))
+                connection.exec_driver_sql(
+                    f"CREATE ROLE {quoted(name)} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS".replace("%", "%%")
+                )
         except Exception as error:
             if not _exists(connection, name):
                 raise ConfigurationError(
@@ -103,6 +105,4 @@ def role_problems(
 
 
 def _exists(connection: Connection, name: str) -> bool:
-    return (
-        connection.exec_driver_sql("SELECT FROM pg_roles WHERE rolname = %(name)s", {"name": name}).first() is not None
-    )
+    return connection.exec_driver_sql("SELECT FROM pg_roles WHERE rolname = %(name)s", {"name": name}).first() is not None

@@ -1,0 +1,201 @@
+"""
+SQLAlchemy engines whose transactions run in the partition of the routing key at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ..._optional import extra
+from ...config import switched_on
+from ...context import routing_key
+from ...errors import ConfigurationError, PartitionError
+from ...key import RoutingKey
+from ...observe import count
+from .._sqlalchemy_session import SessionGuard
+from .inserts import Inserts
+from .registry import entering
+
+with extra("postgresql", "sqlalchemy"):
+    from sqlalchemy import Connection, Engine, event
+    from sqlalchemy.engine import ExceptionContext
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["cover", "uncover"]
+
+#: Where a connection has in mind whose transaction it is in.
+_INFO = "tenancy.transaction"
+
+
+class Transaction(NamedTuple):
+    """
+    Whose a transaction is.
+
+    Args:
+        key: The routing key that it began under.
+        revision: Of the partition that it is in; None: it is the baseline's.
+    """
+
+    key: RoutingKey | None
+    revision: str | None
+
+
+_BASELINE = Transaction(None, None)
+
+_HINTS: Mapping[str, str] = {
+    "0A000": "SELECT ... FOR UPDATE would lock nothing of the baseline's rows in an overlay; leave it out, or use mode copy for that table",
+    "42P10": "an ON CONFLICT in SQL given as text does not meet the baseline's rows in an overlay; write it with "
+    "sqlalchemy.dialects.postgresql.insert, or use mode copy for that table",
+    "42501": "work with a routing key can read and change only its partition: leave the schema out of the name, or give the table a mode",
+}
+
+
+def cover(
+    engine: Engine | AsyncEngine,
+    *,
+    unknown: Literal["baseline", "refuse"] = "baseline",
+    late: Literal["baseline", "refuse"] = "refuse",
+) -> None:
+    """
+    Run every transaction of an engine in the partition of the routing key under which it begins; without a key nothing is done. Does nothing
+    where tenancy is switched off.
+
+    One statement enters the partition, for that transaction alone; so pools, and poolers between transactions, carry nothing on.
+
+    Args:
+        engine: An engine for PostgreSQL, with psycopg, psycopg2, asyncpg or pg8000, in transactions.
+        unknown: What becomes of work whose key has no partition in the database: ``baseline`` serves it as work without a key, and counts
+            it in ``tenancy.partition.unknown_keys``; ``refuse`` raises.
+        late: The same for a key whose partition was dropped.
+
+    Raises:
+        ConfigurationError: If the database is another one, or the engine is covered already.
+        IdentityError: If tenancy is switched off in a sandbox.
+    """
+    for option, choice in (("unknown", unknown), ("late", late)):
+        if choice not in ("baseline", "refuse"):
+            raise ConfigurationError(f"cover({option}={choice!r}): use 'baseline' or 'refuse'")
+    if not switched_on():
+        return
+    engine = engine if isinstance(engine, Engine) else engine.sync_engine
+    if engine.dialect.name != "postgresql":
+        raise ConfigurationError(f"cover() is made for postgresql, not for {engine.dialect.name}")
+    if engine in _covered:
+        raise ConfigurationError(f"{engine!r} is covered already")
+    _covered[engine] = _Cover(engine, unknown, late)
+
+
+def uncover(engine: Engine | AsyncEngine) -> None:
+    """
+    Undo `cover`; does nothing if it was not called.
+    """
+    found = _covered.pop(engine if isinstance(engine, Engine) else engine.sync_engine, None)
+    if found is not None:
+        found.remove()
+
+
+class _Cover:
+    def __init__(self, engine: Engine, unknown: str, late: str) -> None:
+        self._engine = engine
+        self._policies = {"unknown": unknown, "dropped": late}
+        self._inserts = Inserts()
+        self._guard = SessionGuard(engine, routing_key)
+        self._listeners: tuple[tuple[str, Any, dict[str, Any]], ...] = (
+            ("begin", self._begin, {}),
+            ("begin_twophase", self._begin_twophase, {}),
+            ("before_execute", self._before_execute, {}),
+            ("before_cursor_execute", self._before_cursor_execute, {"retval": True}),
+            ("handle_error", self._handle_error, {}),
+        )
+        for name, function, options in self._listeners:
+            event.listen(engine, name, function, **options)
+        self._guard.listen()
+
+    def remove(self) -> None:
+        for name, function, _ in self._listeners:
+            event.remove(self._engine, name, function)
+        self._guard.remove()
+
+    def _begin(self, connection: Connection) -> None:
+        key = routing_key()
+        connection.info[_INFO] = _BASELINE if key is None else self._entered(connection, key)
+
+    def _begin_twophase(self, connection: Connection, _: Any) -> None:
+        self._begin(connection)
+
+    def _entered(self, connection: Connection, key: RoutingKey) -> Transaction:
+        raw: Any = connection.connection.dbapi_connection
+        autocommit = getattr(raw, "autocommit", None)
+        if autocommit is not False:
+            how = (
+                "is in AUTOCOMMIT"
+                if autocommit
+                else f"is of a driver ({self._engine.dialect.driver}) that does not say whether it is in a transaction"
+            )
+            raise PartitionError(
+                f"this connection {how}, where nothing holds for one transaction, so work of {key} would be done in the baseline's tables: "
+                "use a transaction, or do it without a routing key"
+            )
+        answer = _one(connection, entering(key))
+        state, _, revision = answer.partition(" ")
+        if state == "ready":
+            return Transaction(key, revision)
+        if state not in self._policies:
+            raise PartitionError(
+                f"the partition of {key} is {state}, while the baseline's tables are changed or it is made: try again"
+            )
+        if self._policies[state] == "refuse":
+            what = "has no partition in this database: create it" if state == "unknown" else "had a partition, which was dropped"
+            raise PartitionError(f"routing key {str(key)!r} {what}")
+        count("tenancy.partition.unknown_keys")
+        return Transaction(key, None)
+
+    def _before_execute(self, connection: Connection, statement: Any, multiparams: Any, params: Any, _: Mapping[str, Any]) -> None:
+        if connection.info.get(_INFO, _BASELINE).revision is not None:
+            self._inserts.prepare(connection, connection.info[_INFO], statement, list(multiparams) or [dict(params or {})])
+
+    def _before_cursor_execute(
+        self, connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
+    ) -> tuple[str, Any]:
+        key = routing_key()
+        inside = connection.info.get(_INFO)
+        if inside is None:
+            if key is None:
+                return statement, parameters
+            raise PartitionError(f"this transaction began before the engine was covered, so it is not one of {key}: begin another")
+        if key != inside.key and not (key is None and inside.revision is None):
+            raise PartitionError(
+                f"this transaction is of {inside.key or 'the baseline'}, and is now used for {key or 'the baseline'}: "
+                "use a connection or Session for each routing key, or end the transaction in between"
+            )
+        if inside.revision is not None:
+            statement = self._inserts.redirected(connection, inside, statement, context)
+        return statement, parameters
+
+    def _handle_error(self, context: ExceptionContext) -> None:
+        connection = context.connection
+        if connection is None or context.sqlalchemy_exception is None or connection.closed:
+            return
+        if connection.info.get(_INFO, _BASELINE).revision is None:
+            return
+        original = context.original_exception
+        state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+        hint = _HINTS.get(state or "")
+        if hint is not None and (state != "0A000" or "FOR " in str(original)):
+            raise PartitionError(f"{str(original).splitlines()[0]}: {hint}") from original
+
+
+_covered: dict[Engine, _Cover] = {}
+
+
+def _one(connection: Connection, sql: str) -> str:
+    # By the driver's own cursor: to SQLAlchemy the transaction has not begun yet.
+    cursor: Any = connection.connection.cursor()
+    try:
+        cursor.execute(sql)
+        return str(cursor.fetchone()[0])
+    finally:
+        cursor.close()
