@@ -96,8 +96,8 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
         oid, name, constraint, definition, unique, primary, exclusion, keys, where, nulls_equal, partitioned = row
         if constraint is None:
             definition = _after_table(name, definition, names[oid], unique=unique, partitioned=partitioned)
-        found = tuple(keys), where, nulls_equal
-        indexes[oid].append(Index(name, constraint or definition, constraint is not None, unique, primary, exclusion, *found))
+        of = name, constraint or definition, constraint is not None, unique, primary, exclusion
+        indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal))
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
     for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text in _rows(
         connection, _FOREIGN_KEYS, oids=oids
@@ -146,8 +146,8 @@ def read_views(connection: Connection, schemas: Iterable[str]) -> list[View]:
     ordered: list[View] = []
     while waiting:
         ready = [oid for oid, (_, needs) in waiting.items() if not needs & waiting.keys()]
-        for oid in ready or list(waiting):  # they cannot go round; if they did, creating them would say so
-            ordered.append(waiting.pop(oid)[0])
+        # They cannot go round; if they did, creating them would say so.
+        ordered += [waiting.pop(oid)[0] for oid in ready or list(waiting)]
     return ordered
 
 
