@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from .data import data
 from .doctor import doctor
 from .routes import routes
 from .sandbox import sandbox
@@ -27,6 +28,7 @@ def tenancy() -> None:
     """
 
 
+tenancy.add_command(data)
 tenancy.add_command(doctor)
 tenancy.add_command(routes)
 tenancy.add_command(sandbox)

@@ -141,8 +141,10 @@ def list_(store: str | None, workload: str | None, as_json: bool) -> None:
         raise _Failed(f"{redacted(origin)} does not know {workload}; `tenancy routes declare {workload}` makes it known")
     listed = [{"workload": name, "keys": [_row(row) for row in _rows(table, name)]} for name in names]
     if as_json:
-        return _print_json({"source": origin, "id": table.id, "version": table.version, "lease": table.lease, "workloads": listed})
-    _print_list(origin, table, names)
+        head = {"source": origin, "id": table.id, "version": table.version, "lease": table.lease}
+        partitions = [] if workload is not None else [partition._asdict() for partition in table.partitions()]
+        return _print_json({**head, "workloads": listed, "partitions": partitions})
+    _print_list(origin, table, names, partitions=workload is None)
 
 
 @routes.command(name="explain")
@@ -261,7 +263,7 @@ def _print(drawn: StringIO) -> None:
     click.echo("\n".join(line.rstrip() for line in drawn.getvalue().splitlines()))
 
 
-def _print_list(origin: str, table: RouteTable, names: list[str]) -> None:
+def _print_list(origin: str, table: RouteTable, names: list[str], *, partitions: bool) -> None:
     console, drawn = _console()
     console.print(_text(_headline(origin, table)))
     for name in names:
@@ -277,6 +279,17 @@ def _print_list(origin: str, table: RouteTable, names: list[str]) -> None:
         for row in rows:
             told = "\n".join(cuts(row)) or ("none yet" if table.lease else "all that have the key")
             shown.add_row(*map(_text, (row.key, row.state.value, row.sandbox, str(row.epoch))), _lines(told))
+        console.print(Padding(shown, (0, 0, 0, 2)))
+    found = sorted(table.partitions()) if partitions else []
+    if found:
+        console.print()
+        _heading(console, "data")
+        shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for title in ("database", "key", "partition", "expires"):
+            shown.add_column(title, overflow="fold")
+        for one in found:
+            place = "dropped" if one.dropped else ", ".join(one.place)
+            shown.add_row(*map(_text, (one.database, one.key, place, one.expires)))
         console.print(Padding(shown, (0, 0, 0, 2)))
     _print(drawn)
 

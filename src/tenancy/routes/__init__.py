@@ -8,6 +8,7 @@ from .handover import Claim, Epoch, Handover, State
 from .identity import Identity, check_known, resolve_identity
 from .lease import View
 from .live import LiveRoutes, RouteSource, open_routes, routes_for
+from .partitions import Partition
 from .record import Position, Reader, decide_record
 from .table import Route, RouteTable, parse_table
 from .topics import OwnTopic
@@ -21,6 +22,7 @@ __all__ = [
     "Identity",
     "LiveRoutes",
     "OwnTopic",
+    "Partition",
     "Position",
     "Reader",
     "Route",

@@ -11,6 +11,7 @@ from ..errors import InvalidRoutingKeyError, RouteSourceError
 from ..key import RoutingKey
 from ..naming import is_workload
 from .handover import Handover, State
+from .partitions import Partition
 from .topics import OwnTopic
 
 __all__ = ["Route", "RouteTable", "parse_table"]
@@ -45,12 +46,13 @@ class RouteTable:
         lease: Seconds for which what was read may be acted on; None: the source says nothing of positions, so for ever.
         id: What tells this table from any other; empty where the source has none.
         topics: The topics of sandboxes' own.
+        partitions: Where the data of keys lives.
 
     Raises:
         RouteSourceError: If two routes claim one workload and key.
     """
 
-    __slots__ = ("_handovers", "_keys", "_routes", "_topics", "_workloads", "id", "lease", "version")
+    __slots__ = ("_handovers", "_keys", "_partitions", "_routes", "_topics", "_with_data", "_workloads", "id", "lease", "version")
 
     def __init__(
         self,
@@ -62,11 +64,14 @@ class RouteTable:
         lease: float | None = None,
         id: str = "",  # noqa: A002 - what it is called everywhere
         topics: Iterable[OwnTopic] = (),
+        partitions: Iterable[Partition] = (),
     ) -> None:
         self.version = version
         self.lease = lease
         self.id = id
         self._topics = {topic.name: topic for topic in topics}
+        self._partitions = {(partition.database, partition.key): partition for partition in partitions}
+        self._with_data = frozenset(partition.key for partition in self._partitions.values() if not partition.dropped)
         self._handovers: dict[str, dict[RoutingKey, Handover]] = {}
         self._routes: dict[str, dict[RoutingKey, Route]] = {}
         self._keys: set[RoutingKey] = set()
@@ -122,11 +127,23 @@ class RouteTable:
         """
         return (topic for topic in self._topics.values() if sandbox in (None, topic.sandbox))
 
+    def partition(self, database: str, key: RoutingKey) -> Partition | None:
+        """
+        Return where the data of a key lives in a database, or None where that is not known.
+        """
+        return self._partitions.get((database, key))
+
+    def partitions(self, key: RoutingKey | None = None) -> Iterator[Partition]:
+        """
+        Return where the data of a key lives, or of all keys.
+        """
+        return (partition for partition in self._partitions.values() if key in (None, partition.key))
+
     def knows(self, key: RoutingKey) -> bool:
         """
-        Return whether any workload is forked under *key*, or is about to be, or is not yet rid of it.
+        Return whether any workload is forked under *key*, or is about to be, or is not yet rid of it; or whether it has data of its own.
         """
-        return key in self._keys
+        return key in self._keys or key in self._with_data
 
     def keys(self) -> frozenset[RoutingKey]:
         """

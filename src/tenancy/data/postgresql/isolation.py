@@ -118,6 +118,13 @@ class PostgresIsolation:
 
     # The database
 
+    @property
+    def database(self) -> str:
+        """
+        What the database is called.
+        """
+        return self._engine.url.database or "postgres"
+
     def install(self, *, grant_to: Iterable[str] = ()) -> None:
         """
         Make the roles and the register in the database, where they are not there yet.

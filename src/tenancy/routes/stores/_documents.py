@@ -11,11 +11,22 @@ from ...errors import InvalidRoutingKeyError, RouteSourceError
 from ...key import RoutingKey
 from ...naming import is_workload
 from ..handover import Cuts, Epoch, Handover, State
+from ..partitions import Partition
 from ..table import RouteTable
 from ..topics import OwnTopic
 from ._base import SCHEMA, Put, RouteStore, Snapshot
 
-__all__ = ["StoreSource", "forget_topic", "handover_name", "put_handover", "put_topic", "put_workload", "table_of"]
+__all__ = [
+    "StoreSource",
+    "forget_partition",
+    "forget_topic",
+    "handover_name",
+    "put_handover",
+    "put_partition",
+    "put_topic",
+    "put_workload",
+    "table_of",
+]
 
 
 def handover_name(workload: str, key: RoutingKey | str) -> str:
@@ -72,6 +83,26 @@ def forget_topic(topic: OwnTopic) -> Put:
     return Put(f"topic/{topic.name}", None, topic.version)
 
 
+def _partition_name(partition: Partition) -> str:
+    return f"partition/{partition.database}/{partition.key}"
+
+
+def put_partition(partition: Partition) -> Put:
+    """
+    Return how it is written where the data of a key lives; its version is the one that is expected.
+    """
+    document = {**partition._asdict(), "place": list(partition.place)}
+    del document["version"]
+    return Put(_partition_name(partition), document, partition.version)
+
+
+def forget_partition(partition: Partition) -> Put:
+    """
+    Return how it is written that the data of a key lives nowhere any more.
+    """
+    return Put(_partition_name(partition), None, partition.version)
+
+
 def table_of(snapshot: Snapshot, *, origin: str) -> RouteTable:
     """
     Return the route table that a store's documents make. Documents of other kinds are left out.
@@ -90,7 +121,7 @@ def table_of(snapshot: Snapshot, *, origin: str) -> RouteTable:
             if head.schema > SCHEMA
             else f"{origin} holds documents of form {head.schema}, which this version of request-tenancy does not read any more"
         )
-    workloads, rows, topics = [], [], []
+    workloads, rows, topics, partitions = [], [], [], []
     for name, (version, document) in snapshot.documents.items():
         try:
             if name.startswith("workload/"):
@@ -99,9 +130,19 @@ def table_of(snapshot: Snapshot, *, origin: str) -> RouteTable:
                 rows.append(_handover(document, version))
             elif name.startswith("topic/"):
                 topics.append(_topic(document, version))
+            elif name.startswith("partition/"):
+                partitions.append(_partition(document, version))
         except (KeyError, TypeError, ValueError, AttributeError, InvalidRoutingKeyError) as error:
             raise RouteSourceError(f"{origin}: the document {name!r} is not what it should be: {error!r}") from error
-    return RouteTable(workloads=workloads, version=head.version, handovers=rows, lease=head.lease, id=head.id, topics=topics)
+    return RouteTable(
+        workloads=workloads,
+        version=head.version,
+        handovers=rows,
+        lease=head.lease,
+        id=head.id,
+        topics=topics,
+        partitions=partitions,
+    )
 
 
 class StoreSource:
@@ -153,6 +194,18 @@ def _handover(document: Mapping[str, Any], version: int) -> Handover:
         progress={group: _cuts(cuts) for group, cuts in document["progress"].items()},
         late=str(document["late"]),
         queues={str(queue): str(exchange) for queue, exchange in document["queues"].items()},
+    )
+
+
+def _partition(document: Mapping[str, Any], version: int) -> Partition:
+    return Partition(
+        database=str(document["database"]),
+        key=RoutingKey(document["key"]),
+        place=tuple(str(name) for name in document["place"]),
+        kind=str(document["kind"]),
+        dropped=bool(document["dropped"]),
+        expires=str(document["expires"]),
+        version=version,
     )
 
 

@@ -1,0 +1,155 @@
+"""
+Which database ``tenancy data`` is about, and how its tables are partitioned.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import ConflictError
+from ..routes import Partition
+from ..routes.stores import RouteStore, forget_partition, open_store, put_partition, table_of
+from ..routes.stores._base import SCHEMES
+from .inspection.redaction import redacted
+
+if TYPE_CHECKING:
+    from ..data.postgresql import PostgresIsolation, Status
+
+__all__ = ["duration", "isolation_of", "isolation_options", "registering"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+#: What a partition of `PostgresIsolation` is called in the route table.
+KIND = "postgresql-schema"
+
+
+def duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> timedelta | None:
+    """
+    Read a time such as ``90s``, ``30m``, ``2h`` or ``7d``; a callback of click's.
+    """
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})([smhd])", value, re.ASCII)
+    if match is None or not int(match[1]):
+        raise click.BadParameter(f"{value!r} is no time; write a number and s, m, h or d, such as 2h")
+    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+
+
+def isolation_options(function: F) -> F:
+    """
+    Give a command the options that say which database it is about.
+    """
+    where = "A PostgresIsolation of your application, shop.database:isolation; default TENANCY_ISOLATION."
+    database = "Instead of it: the database, postgresql://HOST/NAME, as a role that owns its tables."
+    table = "With --database: the mode of a table: overlay, copy, empty or readonly. May be given several times."
+    for option in (
+        click.option(
+            "--schema", "schemas", metavar="NAME", multiple=True, help="With --database: a schema of its tables; default public."
+        ),
+        click.option("--default", metavar="MODE", help="With --database: the mode of all other tables; default overlay."),
+        click.option("--table", "tables", metavar="NAME=MODE", multiple=True, help=table),
+        click.option("--database", metavar="URL", help=database),
+        click.option("--isolation", metavar="MODULE:NAME", envvar="TENANCY_ISOLATION", help=where),
+    ):
+        function = option(function)
+    return function
+
+
+def isolation_of(
+    isolation: str | None, database: str | None, tables: tuple[str, ...], default: str | None, schemas: tuple[str, ...]
+) -> PostgresIsolation:
+    """
+    Return the isolation that a command is about.
+    """
+    from ..data.postgresql import PostgresIsolation
+
+    if database is None:
+        if isolation is None:
+            raise click.UsageError(
+                "it is not said which database this is about; give --isolation MODULE:NAME or --database URL, or set TENANCY_ISOLATION"
+            )
+        if tables or default or schemas:
+            raise click.UsageError(
+                "--table, --default and --schema go with --database; an isolation of your application has its own"
+            )
+        return _imported(isolation)
+    from sqlalchemy import create_engine
+
+    modes: dict[str, Any] = {}
+    for entry in tables:
+        name, equals, mode = entry.rpartition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--table {entry!r}: write NAME=MODE, such as jobs=copy")
+        modes[name] = mode
+    url = re.sub(r"^postgres(ql)?(\+[a-z0-9_]+)?://", "postgresql+psycopg://", database)
+    given: Any = {"default": default or "overlay", "schemas": schemas or ("public",)}
+    return PostgresIsolation(create_engine(url), modes, **given)
+
+
+def _imported(name: str) -> PostgresIsolation:
+    from ..data.postgresql import PostgresIsolation
+
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise click.UsageError(f"{name!r} names no isolation; write MODULE:NAME, such as shop.database:isolation")
+    sys.path.insert(0, os.getcwd())  # as `python -m` has it
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise click.UsageError(f"{name} cannot be had: {error}") from error
+    if not isinstance(found, PostgresIsolation):
+        raise click.UsageError(f"{name} is a {type(found).__name__}, and no PostgresIsolation")
+    return found
+
+
+@contextmanager
+def registering(url: str | None, given: bool) -> Iterator[Callable[[str, Status, bool], None]]:
+    """
+    Return what notes a partition in the route table, where there is one that can be written.
+
+    Args:
+        url: The route table; None: there is none.
+        given: Whether it was asked for; a table that cannot be written is an error then.
+    """
+    if url is None or (not given and url.partition(":")[0].partition("+")[0] not in SCHEMES):
+        yield lambda *_: None
+        return
+    store = open_store(url)
+    try:
+        yield lambda database, status, forget: _noted(store, database, status, forget=forget)
+    finally:
+        store.close()
+
+
+def _noted(store: RouteStore, database: str, status: Status, *, forget: bool) -> None:
+    while True:
+        table = table_of(store.snapshot(), origin=redacted(store.name))
+        before = table.partition(database, status.key)
+        partition = Partition(
+            database,
+            status.key,
+            tuple(status.schemas.values()),
+            KIND,
+            dropped=status.state == "dropped",
+            expires="" if status.expires is None else status.expires.isoformat(timespec="seconds"),
+            version=0 if before is None else before.version,
+        )
+        if partition == before or (forget and before is None):
+            return
+        try:
+            store.write([forget_partition(partition) if forget else put_partition(partition)])
+        except ConflictError:
+            continue  # somebody else has written it at this moment
+        return
