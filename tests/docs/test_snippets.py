@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
+import psycopg
 import pytest
 
 from tests.docs.pages import PAGES, ROOT, write_files
@@ -26,8 +28,17 @@ for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(Path(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path) -> None:
+# Where a page that needs a database has it from.
+DATABASE = "DATABASE_URL"
+
+
+def _page(page: Path) -> object:
+    marks = [pytest.mark.service] if DATABASE in page.read_text() else []
+    return pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
+
+
+@pytest.mark.parametrize("page", [_page(page) for page in PAGES])
+def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """As the baseline of a workload that the route table knows, in a checkout, beside the files that the page names: what pages assume."""
     routes = tmp_path / "routes.json"
     routes.write_text(
@@ -40,8 +51,17 @@ def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path) -> None:
         "TENANCY_ROUTES": routes.as_uri(),
         "PYTHONPATH": str(ROOT),
     }
+    if DATABASE in page.read_text():
+        ours[DATABASE] = _database(str(request.getfixturevalue("postgresql")))
     command = [sys.executable, "-c", RUN, str(page)]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, **ours}, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def _database(server: str) -> str:
+    name = f"docs_{uuid4().hex[:8]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("postgresql://", "postgresql+psycopg://", 1).rpartition("/")[0] + f"/{name}"
