@@ -44,6 +44,7 @@ def main() -> int:
                 requests = shop.traffic(options.of_each)
                 say("waiting until everything is handled")
                 report = shop.settle(requests, deadline=12 if options.sabotage else 30)
+                seen = shop.seen()
                 if report.good:
                     say("taking the keys back from the sandboxes")
                     shop.retire()
@@ -55,9 +56,9 @@ def main() -> int:
         errors.print("stopped")
         return 130
     if options.json:
-        print(json.dumps(as_json(report, shop.legs)))
+        print(json.dumps(as_json(report, shop.legs, seen)))
     else:
-        show(Console(highlight=False), report, shop.legs)
+        show(Console(highlight=False), report, shop.legs, seen)
     return 0 if report.good else 1
 
 

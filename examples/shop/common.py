@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Column, Integer, MetaData, String, Table
 
 import tenancy
+from tenancy.data.postgresql import cover
 from tenancy.data.sqlalchemy import RowPartition
 
 RUN = Path(os.environ["SHOP_RUN"])
@@ -32,6 +34,14 @@ GROUP = f"shop-fulfilment-{RUN_ID}"
 EXCHANGE = f"shop.fulfilled.{RUN_ID}"
 QUEUE = f"shop.notify.{RUN_ID}"
 
+#: Whether each key has a partition of the database; else a column tells whose a row is.
+PARTITIONED = DATABASE.startswith("postgresql")
+
+
+def _tenant() -> list[Column[Any]]:
+    return [] if PARTITIONED else [Column("tenant", String(63), nullable=False)]
+
+
 metadata = MetaData()
 orders = Table(
     f"orders_{RUN_ID}",
@@ -39,27 +49,35 @@ orders = Table(
     Column("id", Integer, primary_key=True),
     Column("order_id", String(64), nullable=False),
     Column("price", Integer, nullable=False),
-    Column("tenant", String(63), nullable=False),
+    *_tenant(),
 )
 notifications = Table(
     f"notifications_{RUN_ID}",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("order_id", String(64), nullable=False),
-    Column("tenant", String(63), nullable=False),
+    *_tenant(),
 )
 
+_SWAPPED = {"pr-42": "pr-77", "pr-77": "pr-42"}
 
-def tenant_of(key: tenancy.RoutingKey) -> str:
+
+def isolate(engine: Any) -> None:
     """
-    Return the tenant whose rows a routing key works on.
+    Keep what is done under a routing key to the key's own data.
     """
-    if SABOTAGE == "wrong-partition":  # each sandbox gets the other's rows
-        return {"pr-42": "pr-77", "pr-77": "pr-42"}[key]
-    return str(key)
+    if PARTITIONED:
+        cover(engine)
+    else:
+        RowPartition(column="tenant", value=str, baseline="baseline").install(engine)
 
 
-rows = RowPartition(column="tenant", value=tenant_of, baseline="baseline")
+def own_data() -> AbstractContextManager[Any]:
+    """
+    Work on the data of the key at hand; or, on request, with the mistake that each sandbox gets the other's.
+    """
+    other = _SWAPPED.get(tenancy.routing_key() or "") if SABOTAGE == "wrong-partition" else None
+    return nullcontext() if other is None else tenancy.scope(other)
 
 
 def handled(order: str) -> None:

@@ -25,7 +25,6 @@ import aio_pika
 import httpx
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
-from sqlalchemy import create_engine, text
 
 from tenancy import partition_name
 from tenancy.mesh import Baseline, Endpoint, EnvoyTarget, Fork, Listener, render
@@ -40,6 +39,7 @@ from tests.services.base import free_port
 from tests.services.process import Process
 
 from .check import Hop, Report, Request, check
+from .database import Database
 from .plan import BASELINE, DEMO, EXPECTED, SERVICES, Plan
 
 __all__ = ["Shop", "Worker"]
@@ -166,11 +166,23 @@ class Shop:
             late = time.monotonic() > end
             if late or time.monotonic() - since > quiet:
                 hops = (hop for ledger in self.ledgers().values() for hop in ledger)
-                report = check(requests, hops, self._rows(), services=(*self.services, *parts), plan=self._plan)
+                report = check(
+                    requests, hops, self._database.rows(self._tables), services=(*self.services, *parts), plan=self._plan
+                )
                 if late or not report.lost:
                     return report
                 since = time.monotonic()  # what is missing may still come
             time.sleep(0.1)
+
+    @property
+    def _tables(self) -> tuple[str, ...]:
+        return ("orders", "notifications") if "notify" in self.services else ("orders",)
+
+    def seen(self) -> dict[str, dict[str, int]]:
+        """
+        Return whose rows of the orders, and how many, are seen without a key and with each.
+        """
+        return self._database.seen("orders")
 
     def retire(self) -> None:
         """
@@ -206,10 +218,12 @@ class Shop:
             self.services = tuple(service for service in SERVICES if service != "notify")
         if not postgresql:
             self._say("PostgreSQL: SQLite takes its place")
-        self._database = (postgresql or f"sqlite:///{self._run / 'shop.db'}").replace("postgresql://", "postgresql+psycopg://", 1)
-        self._environment = {"SHOP_KAFKA": kafka, "SHOP_RABBITMQ": rabbitmq or "", "SHOP_DATABASE": self._database}
-        self._tables("create")
-        self._at_end("the tables", lambda: self._tables("drop"))
+        keys = {expected.partition for expected in self._plan.expected.values() if expected.partition} - {BASELINE}
+        self._database = Database(postgresql, self._run, self.id, keys)
+        self._at_end("the database", self._database.drop)
+        self._environment = {"SHOP_KAFKA": kafka, "SHOP_RABBITMQ": rabbitmq or "", "SHOP_DATABASE": self._database.url}
+        self._create_tables()
+        self._database.partition()  # before anything can be routed to where it would need them
         self._create_topic(kafka)
         if rabbitmq:
             self._at_end("the queues", lambda: asyncio.run(self._delete_queues(rabbitmq)))
@@ -234,10 +248,10 @@ class Shop:
 
         self._stack.callback(removed)
 
-    def _tables(self, what: str) -> None:
+    def _create_tables(self) -> None:
         # The services define the tables; a process of their own makes them, since this one has none of their settings.
         script = "from examples.shop.common import DATABASE, metadata; import sqlalchemy; "
-        script += f"metadata.{what}_all(sqlalchemy.create_engine(DATABASE))"
+        script += "metadata.create_all(sqlalchemy.create_engine(DATABASE))"
         # In a session of its own it does not hear the terminal's Ctrl-C, which is for this process to act on.
         done = subprocess.run(
             [sys.executable, "-c", script],
@@ -249,7 +263,7 @@ class Shop:
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"the database does not {what} the shop's tables:\n{done.stderr[-1000:]}")
+            raise RuntimeError(f"the database does not create the shop's tables:\n{done.stderr[-1000:]}")
 
     def _create_topic(self, kafka: str) -> None:
         admin, topic = AdminClient({"bootstrap.servers": kafka}), f"shop-orders-{self.id}"
@@ -420,18 +434,6 @@ class Shop:
 
     def _sandboxes(self, service: str) -> list[str]:
         return [sandbox for name, sandbox in self._plan.forks if name == service]
-
-    def _rows(self) -> dict[str, list[tuple[str, str]]]:
-        tables = ("orders", "notifications") if "notify" in self.services else ("orders",)
-        engine = create_engine(self._database)
-        try:
-            with engine.connect() as connection:
-                found = {
-                    table: connection.execute(text(f"SELECT order_id, tenant FROM {table}_{self.id}")).all() for table in tables
-                }
-        finally:
-            engine.dispose()
-        return {table: [(row[0], row[1]) for row in rows] for table, rows in found.items()}
 
 
 def _balanced(bootstrap: Mapping[str, Any], workers: Iterable[Sequence[int]]) -> dict[str, Any]:

@@ -17,9 +17,17 @@ from .plan import EXPECTED, KINDS, SERVICES
 __all__ = ["as_json", "show"]
 
 
-def as_json(report: Report, legs: dict[str, str]) -> dict[str, Any]:
+Seen = dict[str, dict[str, int]]
+
+
+def as_json(report: Report, legs: dict[str, str], seen: Seen) -> dict[str, Any]:
     """
     Return the report as one JSON object.
+
+    Args:
+        report: What was found.
+        legs: What carried the requests.
+        seen: Whose rows of the orders, and how many, the baseline and each key see.
     """
     hops: dict[str, Counter[str]] = {service: Counter() for service in SERVICES}
     for services in report.served.values():
@@ -31,14 +39,21 @@ def as_json(report: Report, legs: dict[str, str]) -> dict[str, Any]:
         "lost": report.lost,
         "wrong_rows": report.wrong_rows,
         "legs": legs,
+        "seen": seen,
         "hops": {service: dict(sorted(versions.items())) for service, versions in hops.items()},
         "problems": report.problems,
     }
 
 
-def show(console: Console, report: Report, legs: dict[str, str]) -> None:
+def show(console: Console, report: Report, legs: dict[str, str], seen: Seen) -> None:
     """
     Print who served each hop of each kind of request, and where the rows went.
+
+    Args:
+        console: Where to.
+        report: What was found.
+        legs: What carried the requests.
+        seen: Whose rows of the orders, and how many, the baseline and each key see.
     """
     # Without frames, and no column narrower than its longest word: so it fits into 80 columns.
     table = Table(
@@ -54,11 +69,23 @@ def show(console: Console, report: Report, legs: dict[str, str]) -> None:
             partitions.update(rows)
         table.add_row(KINDS[kind], *cells, _cell(partitions, expected.partition))
     console.print(table)
+    if seen:
+        console.print(_seen(seen))
     console.print("Served by: " + ", ".join(f"{leg}: {what}" for leg, what in legs.items()))
     for problem in report.problems:
         console.print(f"  {problem}", style="red", markup=False, soft_wrap=True)
     verdict = f"{report.requests} requests: {report.misrouted} misrouted, {report.lost} lost, {report.wrong_rows} wrong rows"
     console.print(verdict, style="bold green" if report.good else "bold red")
+
+
+def _seen(seen: Seen) -> Table:
+    table = Table(title="The same table of orders, as each sees it", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("seen by")
+    for owner in seen:
+        table.add_column("the baseline's rows" if owner == "baseline" else f"{owner}'s rows", justify="right")
+    for owner, rows in seen.items():
+        table.add_row("no key" if owner == "baseline" else owner, *(str(rows.get(other, "")) for other in seen))
+    return table
 
 
 def _cell(seen: Counter[str] | None, expected: str | None) -> str:

@@ -67,7 +67,7 @@ def test_the_judge_finds_each_fault() -> None:
 def test_the_table_fits_into_80_columns() -> None:
     """No heading is cut where the terminal is 80 columns wide."""
     console = Console(file=io.StringIO(), width=80)
-    show(console, check(*perfect()), {"kafka": "apache"})
+    show(console, check(*perfect()), {"kafka": "apache"}, {"baseline": {"baseline": 2}, "pr-42": {"baseline": 2, "pr-42": 1}})
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in shown
     assert all(heading in shown for heading in ("request", *SERVICES, "rows in"))
@@ -101,6 +101,11 @@ def test_the_demo_runs_on_real_servers(kafka: str, rabbitmq: str, postgresql: st
         "orders": {"baseline": 20},
         "fulfilment": {"baseline": 15, "pr-42": 5},
         "notify": {"baseline": 15, "pr-77": 5},
+    }
+    assert report["seen"] == {
+        "baseline": {"baseline": 10},
+        "pr-42": {"baseline": 10, "pr-42": 5},
+        "pr-77": {"baseline": 10, "pr-77": 5},
     }
 
 

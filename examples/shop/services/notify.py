@@ -19,23 +19,25 @@ from examples.shop.common import (
     RABBITMQ,
     consumer_or_sabotage,
     handled,
+    isolate,
     notifications,
+    own_data,
     ready,
-    rows,
 )
 from tenancy.messaging import aio_pika as rabbitmq
 
 
 async def main() -> None:
     engine = create_async_engine(DATABASE.replace("sqlite://", "sqlite+aiosqlite://"))
-    rows.install(engine)
+    isolate(engine)
 
     async def on_fulfilled(message: AbstractIncomingMessage) -> None:
         async with message.process():
             order = message.body.decode()
             handled(order)
-            async with engine.begin() as connection:
-                await connection.execute(insert(notifications).values(order_id=order))
+            with own_data():
+                async with engine.begin() as connection:
+                    await connection.execute(insert(notifications).values(order_id=order))
 
     connection = await aio_pika.connect_robust(RABBITMQ)
     channel = await connection.channel()

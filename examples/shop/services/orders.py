@@ -14,12 +14,12 @@ from confluent_kafka import Producer
 from fastapi import FastAPI
 from sqlalchemy import create_engine, insert
 
-from examples.shop.common import DATABASE, KAFKA, TOPIC, handled, orders, ready, rows
+from examples.shop.common import DATABASE, KAFKA, TOPIC, handled, isolate, orders, own_data, ready
 from tenancy.http.fastapi import TenancyMiddleware
 from tenancy.messaging.confluent_kafka import inject
 
 engine = create_engine(DATABASE)
-rows.install(engine)
+isolate(engine)
 producer = Producer({"bootstrap.servers": KAFKA, "linger.ms": 5})
 
 
@@ -37,7 +37,7 @@ app.add_middleware(TenancyMiddleware)
 @app.post("/orders/{order}")
 def place(order: str, body: dict[str, int]) -> dict[str, str]:
     handled(order)
-    with engine.begin() as connection:
+    with own_data(), engine.begin() as connection:
         connection.execute(insert(orders).values(order_id=order, price=body["price"]))
     producer.produce(TOPIC, key=order, value=json.dumps({"order": order}), headers=inject())
     producer.poll(0)
