@@ -146,7 +146,7 @@ def _noted(store: RouteStore, database: str, status: Status, *, forget: bool) ->
             expires="" if status.expires is None else status.expires.isoformat(timespec="seconds"),
             version=0 if before is None else before.version,
         )
-        if partition == before or (forget and before is None):
+        if before is None if forget else partition == before:
             return
         try:
             store.write([forget_partition(partition) if forget else put_partition(partition)])

@@ -1,0 +1,205 @@
+"""
+``tenancy data``, run as people do, on a real PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tenancy.routes.stores import open_store, table_of
+from tests.cli.support import Ran, run
+
+pytestmark = pytest.mark.service
+
+TABLES = """
+CREATE TABLE users (id bigserial PRIMARY KEY, email text UNIQUE);
+INSERT INTO users (email) VALUES ('ada'), ('grace');
+CREATE TABLE jobs (id serial PRIMARY KEY, state text);
+CREATE TABLE logs (line text);
+"""
+
+
+class Shell:
+    """
+    A folder, a database, and commands about it.
+    """
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
+        self.where = ("--database", url, "--table", "logs=empty", "--table", "jobs=copy")
+        self.store = f"sqlite:///{folder}/routes.db"
+
+    def __call__(self, *arguments: str, **variables: str) -> Ran:
+        command = (sys.executable, "-m", "tenancy.cli", "data", *arguments)
+        return run(*command, cwd=self.folder, variables={"COLUMNS": "160", **variables})
+
+    def there(self, *arguments: str, **variables: str) -> Ran:
+        ran = self(*arguments, *self.where, **variables)
+        assert ran.status == 0, ran.err
+        return ran
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            done = connection.execute(statement)  # type: ignore[call-overload,unused-ignore]
+            return list(done.fetchall()) if done.description else []
+
+
+@pytest.fixture
+def shell(postgresql: str, unique: str, tmp_path: Path) -> Iterator[Shell]:
+    with psycopg.connect(postgresql, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {unique}")  # type: ignore[call-overload,unused-ignore]
+        shell = Shell(tmp_path, f"{postgresql.rpartition('/')[0]}/{unique}")
+        shell.sql(TABLES)
+        yield shell
+        admin.execute(f"DROP DATABASE {unique} WITH (FORCE)")  # type: ignore[call-overload,unused-ignore]
+
+
+@pytest.fixture
+def prepared(shell: Shell) -> Shell:
+    shell.there("install")
+    return shell
+
+
+def test_a_partition_is_made_looked_at_and_dropped(prepared: Shell) -> None:
+    """What a key has changed is shown by table; after the drop it is said that it was there, and nothing of it is left."""
+    made = prepared.there("create", "pr-42", "--ttl", "2h", "--json").report
+    assert made["database"] == prepared.url.rpartition("/")[2]
+    (partition,) = made["partitions"]
+    assert (partition["key"], partition["state"], partition["schemas"]) == ("pr-42", "ready", {"public": "public__pr_42"})
+    assert partition["expires"] > partition["created"]
+    prepared.sql("BEGIN; SELECT tenancy.enter('pr-42'); UPDATE users SET email = 'x' WHERE id = 1; COMMIT")
+    (partition,) = prepared.there("status", "pr-42", "--json").report["partitions"]
+    assert partition["changed"] == {"public.users": {"own": 1, "hidden": 1}}
+    assert "public.users: 1 own, 1 hidden" in prepared.there("status").out
+    (partition,) = prepared.there("refresh", "pr-42", "--json").report["partitions"]
+    assert partition["changed"] == {}
+    (partition,) = prepared.there("drop", "pr-42", "--json").report["partitions"]
+    assert partition["state"] == "dropped"
+    assert prepared.sql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'public%pr%42'") == [(0,)]
+    assert prepared.sql("SELECT email FROM users ORDER BY id") == [("ada",), ("grace",)]
+    gone = prepared("status", "pr-42", *prepared.where)
+    assert gone.status == 1
+    assert "tenancy data create pr-42" in gone.err
+    assert prepared.there("drop", "pr-42", "--forget", "--json").report["partitions"] == []
+
+
+def test_partitions_are_noted_in_the_route_table(prepared: Shell) -> None:
+    """A store that can be written has them, by --store or TENANCY_ROUTES; a key with data of its own is one that the table knows."""
+    store = open_store(prepared.store)
+    store.create(1.0)
+    prepared.there("create", "pr-42", "--store", prepared.store)
+    prepared.there("create", "pr-43", "--ttl", "1s", TENANCY_ROUTES=prepared.store)
+    table = table_of(store.snapshot(), origin="")
+    noted = {str(one.key): (one.place, one.kind, one.dropped, bool(one.expires)) for one in table.partitions()}
+    assert noted == {
+        "pr-42": (("public__pr_42",), "postgresql-schema", False, False),
+        "pr-43": (("public__pr_43",), "postgresql-schema", False, True),
+    }
+    assert all(table.knows(one.key) for one in table.partitions())
+    listed = run(
+        sys.executable, "-m", "tenancy.cli", "routes", "list", cwd=prepared.folder, variables={"TENANCY_ROUTES": prepared.store}
+    )
+    assert "public__pr_42" in listed.out
+    prepared.sql("UPDATE tenancy.partitions SET expires = now() - interval '1 second' WHERE key = 'pr-43'")
+    assert prepared.there("expire", "--store", prepared.store, "--json").report["dropped"] == ["pr-43"]
+    prepared.there("drop", "pr-42", "--forget", "--store", prepared.store)
+    table = table_of(store.snapshot(), origin="")
+    assert [(one.key, one.dropped) for one in table.partitions()] == [("pr-43", True)]
+    assert not any(table.knows(one.key) for one in table.partitions())
+    store.close()
+
+
+def test_a_route_table_that_cannot_be_written_is_left_alone_unless_it_is_named(prepared: Shell) -> None:
+    """What services read may be a file; to ask for it to be written is an error."""
+    (prepared.folder / "routes.json").write_text("{}")
+    url = (prepared.folder / "routes.json").as_uri()
+    prepared.there("create", "pr-42", TENANCY_ROUTES=url)
+    refused = prepared("create", "pr-42", "--store", url, *prepared.where)
+    assert refused.status == 2
+    assert "is no route store" in refused.err
+    assert (prepared.folder / "routes.json").read_text() == "{}"
+
+
+def test_check_says_what_is_wrong_and_what_to_do(prepared: Shell) -> None:
+    """Its exit status is 1 where something is: rights that lead past a partition, and tables that have changed."""
+    prepared.there("create", "pr-42")
+    assert "nothing is wrong" in prepared.there("check").out
+    prepared.sql("GRANT SELECT ON users TO PUBLIC; ALTER TABLE users ADD COLUMN age int")
+    ran = prepared("check", "--json", *prepared.where)
+    assert ran.status == 1
+    about_rights, about_tables = ran.report["problems"]
+    assert 'REVOKE SELECT ON "public"."users" FROM PUBLIC' in about_rights["text"]
+    assert about_tables["key"] == "pr-42"
+    assert "detach" in about_tables["text"]
+    prepared.there("detach")
+    prepared.there("attach")
+    prepared.sql("REVOKE SELECT ON users FROM PUBLIC")
+    assert "nothing is wrong" in prepared.there("check").out
+
+
+def test_the_sql_of_a_partition_runs_by_itself(prepared: Shell) -> None:
+    """What is printed is what `create` does."""
+    sql = prepared.there("sql", "pr-42").out
+    prepared.sql(sql)
+    assert prepared.sql("SELECT count(*) FROM public__pr_42.users") == [(2,)]
+
+
+def test_an_isolation_of_the_application_is_imported(prepared: Shell) -> None:
+    """From where the command is run, as `python -m` would; by an option or a variable."""
+    (prepared.folder / "shopdata.py").write_text(
+        "from sqlalchemy import create_engine\n"
+        "from tenancy.data.postgresql import PostgresIsolation\n"
+        f"isolation = PostgresIsolation(create_engine({prepared.url.replace('postgresql:', 'postgresql+psycopg:')!r}), default='copy')\n"
+        "other = 1\n"
+    )
+    made = prepared("create", "pr-42", "--isolation", "shopdata:isolation")
+    assert made.status == 0, made.err
+    assert prepared("status", TENANCY_ISOLATION="shopdata:isolation").status == 0
+    assert prepared.sql("SELECT relkind::text FROM pg_class WHERE oid = 'public__pr_42.users'::regclass") == [("r",)]
+    for name, told in (
+        ("shopdata:other", "is a int"),
+        ("shopdata:none", "cannot be had"),
+        ("nowhere:x", "cannot be had"),
+        ("x", "MODULE:NAME"),
+    ):
+        ran = prepared("status", "--isolation", name)
+        assert (ran.status, told in ran.err) == (2, True), ran.err
+    both = prepared("status", "--isolation", "shopdata:isolation", "--table", "a=copy")
+    assert both.status == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("create", "PR"), "is not a routing key"),
+        (("create", "pr-1", "--ttl", "2x"), "is no time"),
+        (("create", "pr-1", "--ttl", "0s"), "is no time"),
+        (("create", "pr-1", "--table", "nope=copy"), "there is no table nope"),
+        (("create", "pr-1", "--table", "users=half"), "'half'"),
+        (("create", "pr-1", "--table", "users"), "NAME=MODE"),
+        (("create", "pr-1", "--default", "half"), "default is 'half'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(prepared: Shell, arguments: tuple[str, ...], told: str) -> None:
+    """With exit status 2, the thing, the value, and what to write; nothing is made."""
+    ran = prepared(*arguments, *prepared.where)
+    assert (ran.status, told in ran.err) == (2, True), ran.err
+    assert prepared.there("status", "--json").report["partitions"] == []
+
+
+def test_what_stands_against_it_is_said(shell: Shell) -> None:
+    """A database that is not prepared, tables that cannot be overlaid, a server that is not there, and no database at all."""
+    unprepared = shell("create", "pr-1", *shell.where)
+    assert (unprepared.status, "install" in unprepared.err) == (2, True)
+    shell.there("install")
+    refused = shell("create", "pr-1", "--database", shell.url)
+    assert (refused.status, "public.logs: it has no primary key" in refused.err) == (1, True)
+    away = shell("status", "--database", "postgresql://127.0.0.1:1/shop")
+    assert (away.status, "shop: connection" in away.err) == (1, True), away.err
+    assert shell("status").status == 2
