@@ -31,7 +31,7 @@ def _early_log_ends(spec: Spec) -> None:
 
     def waiting(self: Any, row: Any, end: float) -> None:
         if not early:
-            early.append(ends(self._kafka, self._topics(row)))
+            early.append(ends(self._groups._kafka, self._groups.topics(row)))
         wait(self, row, end)
 
     if spec.act == "create":

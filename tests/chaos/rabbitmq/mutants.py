@@ -103,8 +103,8 @@ def _same_names(_: Spec) -> None:
 def _no_mark(_: Spec) -> None:
     choose = choice.Choices.choose
 
-    def choosing(self: Any, headers: Any, *, epoch: int = 0, returned: int = 0) -> Any:
-        return choose(self, headers, epoch=epoch)
+    def choosing(self: Any, headers: Any, **given: Any) -> Any:
+        return choose(self, headers, **{**given, "returned": 0})
 
     choice.returned_epoch = lambda headers: 0
     choice.Choices.choose = choosing  # type: ignore[method-assign]

@@ -111,7 +111,7 @@ class SelectiveQueue:
                 slots.release()
             await source.decide_again(message)  # it had to wait for those before it
 
-        return (await self.begin(give, options)).tag
+        return (await self._begin(give, options)).tag
 
     def iterator(self, **options: Any) -> SelectiveIterator:
         """
@@ -122,7 +122,7 @@ class SelectiveQueue:
         Args:
             options: As for ``queue.iterator``.
         """
-        return SelectiveIterator(self, options)
+        return SelectiveIterator(self._begin, self._end, options)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self.iterator()
@@ -190,7 +190,7 @@ class SelectiveQueue:
             consumer_tag: What `consume` returned.
         """
         for running in [running for running in self._running if running.tag == consumer_tag]:
-            await self.end(running)
+            await self._end(running)
 
     async def close(self) -> None:
         """
@@ -209,14 +209,7 @@ class SelectiveQueue:
     async def __aexit__(self, *error: object) -> None:
         await self.close()
 
-    async def begin(self, give: Give, options: Mapping[str, Any]) -> Consumption:
-        """
-        Begin to consume; what it is for says who gets the messages.
-
-        Args:
-            give: Gets what is this process's.
-            options: As for ``queue.consume``.
-        """
+    async def _begin(self, give: Give, options: Mapping[str, Any]) -> Consumption:
         refused = {name: options.get(name) for name in ("no_ack", "exclusive")}
         check_consumer(self.name, options.get("arguments"), **refused)
         running = Consumption(self._wiring, give, options)
@@ -224,10 +217,7 @@ class SelectiveQueue:
         self._running.append(running)
         return running
 
-    async def end(self, running: Consumption) -> None:
-        """
-        End what was begun.
-        """
+    async def _end(self, running: Consumption) -> None:
         if running in self._running:
             self._running.remove(running)
             await running.close()
@@ -238,8 +228,14 @@ class SelectiveIterator:
     The messages of a `SelectiveQueue`, one after the other.
     """
 
-    def __init__(self, queue: SelectiveQueue, options: Mapping[str, Any]) -> None:
-        self._queue = queue
+    def __init__(
+        self,
+        begin: Callable[[Give, Mapping[str, Any]], Awaitable[Consumption]],
+        end: Callable[[Consumption], Awaitable[None]],
+        options: Mapping[str, Any],
+    ) -> None:
+        self._begin = begin
+        self._end = end
         self._options = {name: value for name, value in options.items() if name != "timeout"}
         self._timeout = options.get("timeout")
         self._ready: asyncio.Queue[tuple[Any, Choice, Source]] = asyncio.Queue()
@@ -248,7 +244,7 @@ class SelectiveIterator:
 
     async def __aenter__(self) -> SelectiveIterator:
         if self._running is None:
-            self._running = await self._queue.begin(self._put, self._options)
+            self._running = await self._begin(self._put, self._options)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -281,7 +277,7 @@ class SelectiveIterator:
                     await message.nack(requeue=True)
                 except GONE:
                     pass
-            await self._queue.end(running)
+            await self._end(running)
 
     async def _put(self, message: Any, choice: Choice, source: Source) -> None:
         self._ready.put_nowait((message, choice, source))
