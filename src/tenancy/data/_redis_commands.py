@@ -234,8 +234,7 @@ COMMANDS: Final[dict[str, Command]] = {
     # Patterns, channels
     "KEYS": Command(patterns=_span(0, 0), reply=replies.names),
     "SCAN": Command(patterns=_scan_pattern, reply=replies.scanned),
-    "PUBLISH": Command(patterns=_span(0, 0)),
-    "SPUBLISH": FIRST,
+    **_each(Command(patterns=_span(0, 0)), "PUBLISH SPUBLISH"),
     **_under(Command(patterns=_span(0, 0), reply=replies.names), "PUBSUB", "CHANNELS SHARDCHANNELS"),
     **_under(Command(patterns=_span(0, -1), reply=replies.counted), "PUBSUB", "NUMSUB SHARDNUMSUB"),
     # No names, and nothing that others would notice
@@ -337,12 +336,12 @@ def find(words: Words) -> tuple[str, Command, int]:
     else:
         raise PartitionError(f"the name of a command is {shown(given)}: give text or bytes")
     name, at = _name(parts, words)
-    if len(parts) > 1 + (" " in name and at == 1):
-        raise PartitionError(f"{shown(given)} holds a command's name and its arguments: give each as an argument of its own")
     known = COMMANDS.get(name)
     if known is None:
         hint = REFUSED.get(name) or REFUSED.get(name.partition(" ")[0]) or _UNKNOWN
         raise PartitionError(f"{shown(name)[1:-1]} cannot be kept to one routing key: {hint}")
+    if len(parts) > 1 + (" " in name and at == 1):
+        raise PartitionError(f"{shown(given)} holds a command's name and its arguments: give each as an argument of its own")
     return name, known, at
 
 
