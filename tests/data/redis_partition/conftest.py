@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-import redis as client_library
-import redis.asyncio
+import redis as redis_py
+import redis.asyncio as redis_asyncio
 
 from tenancy.data.redis import RedisPartition
 
@@ -31,6 +31,13 @@ async def done(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+async def closed(thing: Any) -> None:
+    """
+    Close a client or a subscription; the first versions with asyncio had another name for it.
+    """
+    await done(thing.aclose() if hasattr(thing, "aclose") else thing.close())
+
+
 class Side:
     """
     A client with a partition, and one without any.
@@ -42,14 +49,14 @@ class Side:
     """
 
     def __init__(self, url: str, name: str, *, asyncio: bool, read_through: bool = False, **options: Any) -> None:
-        kind: Any = redis.asyncio.Redis if asyncio else client_library.Redis
+        kind: Any = redis_asyncio.Redis if asyncio else redis_py.Redis
         self.asyncio = asyncio
         self.name = name
         self.url = url
         self.options = options
         self.client: Any = kind.from_url(url, **options)
         self.bare: Any = kind.from_url(url, **options)
-        self.plain: Any = client_library.Redis.from_url(url)
+        self.plain: Any = redis_py.Redis.from_url(url)
         self.partition = RedisPartition(name, read_through=read_through)
         self.partition.install(self.client)
 
@@ -70,7 +77,7 @@ class Side:
             self.plain.delete(name)
         self.plain.close()
         for client in (self.client, self.bare):
-            await done(client.aclose() if hasattr(client, "aclose") else client.close())
+            await closed(client)
             await done(client.connection_pool.disconnect())
 
 
@@ -114,9 +121,9 @@ async def through(request: pytest.FixtureRequest, redis: str, unique: str) -> As
 
 
 @pytest.fixture
-def plain(redis: str) -> Iterator[client_library.Redis]:
+def plain(redis: str) -> Iterator[redis_py.Redis]:
     """
     A client without a partition.
     """
-    with client_library.Redis.from_url(redis) as client:
+    with redis_py.Redis.from_url(redis) as client:
         yield client

@@ -8,14 +8,15 @@ import asyncio
 import copy
 import enum
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis as client_library
-import redis.asyncio
-import redis.asyncio.cluster
+import redis.asyncio as redis_asyncio
+import redis.asyncio.cluster as redis_cluster
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.sentinel import Sentinel
 
@@ -24,7 +25,7 @@ from tenancy import config
 from tenancy.data.redis import PartSize, RedisPartition
 from tenancy.errors import ConfigurationError, IdentityError, InvalidRoutingKeyError, PartitionError
 from tenancy.naming import partition_name
-from tests.data.redis_partition.conftest import Side, done, text
+from tests.data.redis_partition.conftest import Side, closed, done, text
 
 pytestmark = pytest.mark.service
 
@@ -134,7 +135,9 @@ CALLS: list[Do] = [
     lambda c, n: sorted_answer(c.keys(n("w_[12]"))),
     lambda c, n: sorted_answer(c.execute_command("keys", n("w_?"))),
     lambda c, n: c.keys(n("nothing*")),
-    lambda c, n: c.eval("return {KEYS[1], redis.call('GET', KEYS[2]), ARGV[1]}", 2, n("a"), n("b"), "x")[1:] if not is_asyncio(c) else None,
+    lambda c, n: (
+        c.eval("return {KEYS[1], redis.call('GET', KEYS[2]), ARGV[1]}", 2, n("a"), n("b"), "x")[1:] if not is_asyncio(c) else None
+    ),
     lambda c, n: c.eval("return redis.call('INCR', KEYS[1])", 1, n("a")),
     lambda c, n: c.script_exists("0" * 40),
     lambda c, n: c.register_script("return redis.call('INCRBY', KEYS[1], ARGV[1])")(keys=[n("a")], args=[2]),
@@ -153,7 +156,7 @@ CALLS: list[Do] = [
 
 
 def is_asyncio(client: Any) -> bool:
-    return isinstance(client, redis.asyncio.Redis)
+    return isinstance(client, redis_asyncio.Redis)
 
 
 def sorted_answer(answer: Any) -> Any:
@@ -220,9 +223,7 @@ async def test_a_pipelines_answers_are_the_same_too(every: Side) -> None:
 
 async def test_each_key_has_its_own_value(every: Side) -> None:
     """Text, bytes, numbers and members of an enumeration are names as without a partition, and none meets another key's."""
-    names: list[Any] = [every.n("a"), every.n("b").encode(), memoryview(every.n("c").encode()), bytearray(b"d" + every.name.encode())]
-    names += [Name.FIRST, 12.5, 0]
-    cleanup = [*names, every.n("a")]
+    names: list[Any] = [every.n("a"), every.n("b").encode(), memoryview(every.n("c").encode()), Name.FIRST, 12.5, 0]
     try:
         for owner in ("pr-42", "pr-4", "pr-42-2", None):
             with tenancy.scope(owner):
@@ -236,20 +237,22 @@ async def test_each_key_has_its_own_value(every: Side) -> None:
         assert every.plain.get(every.n("a")) == b"None"
         assert every.plain.get("12.5") == b"None"
     finally:
-        for name in cleanup:
+        for name in names:
             every.plain.delete(name)
 
 
 @pytest.mark.parametrize("name", [None, True, [], {}, object()])
 async def test_what_is_no_name_is_the_clients_error(side: Side, name: Any) -> None:
     """The same error as without a partition."""
-    with pytest.raises(Exception) as theirs:  # noqa: PT011
+    with pytest.raises(Exception) as theirs:
         await done(side.bare.get(name))
     with tenancy.scope("pr-42"), pytest.raises(type(theirs.value)):
         await done(side.client.get(name))
 
 
-@pytest.mark.parametrize("name", ["", "*", "a\x00b", "a\r\nSET b c", "tenancy:pr-43:x:", "é" * 50, "x" * 100_000, "a b", "{", "}{", "\udcff"])
+@pytest.mark.parametrize(
+    "name", ["", "*", "a\x00b", "a\r\nSET b c", "tenancy:pr-43:x:", "é" * 50, "x" * 100_000, "a b", "{", "}{", "\udcff"]
+)
 async def test_hostile_names_stay_in_the_part(side: Side, name: str) -> None:
     """Whatever is in a name, it is one name, in this key's part."""
     if name == "\udcff":
@@ -340,7 +343,7 @@ REFUSED: list[Callable[[Any], Any]] = [
 async def test_what_would_be_everybodys_is_refused(side: Side, number: int) -> None:
     """Before Redis hears of it, and by an error that says what to do."""
     side.plain.set(side.n("a"), "there")
-    with tenancy.scope("pr-42"), pytest.raises(PartitionError, match="."):
+    with tenancy.scope("pr-42"), pytest.raises(PartitionError):
         await done(REFUSED[number](side.client))
     assert side.plain.get(side.n("a")) == b"there"
 
@@ -355,7 +358,7 @@ async def test_modules_are_covered_by_the_way_they_take(side: Side) -> None:
         pipe = side.client.json().pipeline()
         pipe.execute_command("SET", "a", 1)
         pipe.execute()
-        with pytest.raises(PartitionError, match="JSON.SET"):
+        with pytest.raises(PartitionError, match=r"JSON\.SET"):
             pipe.set("a", "$", 1)
     assert side.raw() == [f"tenancy:pr-42:{side.name}:a"]
 
@@ -366,7 +369,7 @@ async def test_other_clients_that_a_client_makes_are_covered(side: Side) -> None
         own = side.client.client()
         await done(own.set("a", 1))
         await done(copy.copy(side.client).set("b", 1))
-        await done(own.aclose() if hasattr(own, "aclose") and side.asyncio else own.close())
+        await closed(own)
     assert side.raw() == [f"tenancy:pr-42:{side.name}:a", f"tenancy:pr-42:{side.name}:b"]
 
 
@@ -414,7 +417,9 @@ async def test_a_crowd_does_not_mix(side: Side) -> None:
             found = list(pool.map(thread, owners))
     for owner, seen in zip(owners, found, strict=True):
         # The baseline's ten write the same name.
-        assert all(value.startswith("None ") for value in seen) if owner is None else seen == [f"{owner} {step}" for step in range(10)]
+        assert (
+            all(value.startswith("None ") for value in seen) if owner is None else seen == [f"{owner} {step}" for step in range(10)]
+        )
     assert side.raw() == sorted({f"tenancy:{owner}:{side.name}:{side.n('a')}" if owner else side.n("a") for owner in owners})
 
 
@@ -517,6 +522,30 @@ async def test_transaction_helper(side: Side) -> None:
         assert await done(side.client.get("n")) == "3"
 
 
+def test_a_client_side_cache_keeps_keys_apart(redis: str, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py's own cache goes by the names that Redis has, for one key, for many, and for invalidations."""
+    cache = pytest.importorskip("redis.cache", reason="this redis-py has no client-side cache")
+    # redis-py wants a newer server than tests must have; what it needs of it, Redis has had since version 6.
+    monkeypatch.setattr(client_library.connection.CacheProxyConnection, "MIN_ALLOWED_VERSION", "6.0.0")
+    side = Side(redis, unique, asyncio=False, protocol=3, decode_responses=True, cache_config=cache.CacheConfig())
+    client = side.client
+    other = client_library.Redis.from_url(redis)
+    try:
+        for round_ in range(3):
+            for owner in ("pr-42", "pr-43", None):
+                other.set(f"tenancy:{owner}:{unique}:{side.n('a')}" if owner else side.n("a"), f"{owner} {round_}")
+            time.sleep(0.05)  # invalidations arrive by themselves
+            for _ in range(2):
+                for owner in ("pr-42", "pr-43", None):
+                    with tenancy.scope(owner):
+                        assert client.get(side.n("a")) == f"{owner} {round_}"
+                        assert client.mget(side.n("a"), side.n("b")) == [f"{owner} {round_}", None]
+        assert client.get_cache().size >= 6
+    finally:
+        other.close()
+        asyncio.run(side.close())
+
+
 # What a whole part is
 
 
@@ -600,8 +629,15 @@ def test_what_is_no_client_is_refused() -> None:
     """A cluster by name, a pipeline, a pool, a subscription, and a client that has a partition."""
     partition = RedisPartition("shop")
     client = client_library.Redis()
-    async_cluster = redis.asyncio.cluster.RedisCluster(host="127.0.0.1", port=1)
-    for wrong in (client.pipeline(), client.connection_pool, client.pubsub(), None, async_cluster, object.__new__(client_library.RedisCluster)):
+    async_cluster = redis_cluster.RedisCluster(host="127.0.0.1", port=1)
+    for wrong in (
+        client.pipeline(),
+        client.connection_pool,
+        client.pubsub(),
+        None,
+        async_cluster,
+        object.__new__(client_library.RedisCluster),
+    ):
         with pytest.raises(ConfigurationError, match="cluster" if "Cluster" in type(wrong).__name__ else "no client"):
             partition.install(wrong)  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError):

@@ -16,7 +16,7 @@ import redis as client_library
 import tenancy
 from tenancy.errors import PartitionError
 from tests import services
-from tests.data.redis_partition.conftest import Side, done, text
+from tests.data.redis_partition.conftest import Side, closed, done, text
 
 pytestmark = pytest.mark.service
 
@@ -78,7 +78,7 @@ async def test_a_channel_is_the_keys_own(every: Side) -> None:
         await done(subscription.unsubscribe(every.n("ch")))
         await done(subscription.punsubscribe())
         assert await confirmed(subscription, 2) == [("unsubscribe", every.n("ch"), 2), ("punsubscribe", every.n("c?"), 1)]
-        await done(subscription.aclose() if every.asyncio else subscription.close())
+        await closed(subscription)
 
 
 async def test_the_baselines_patterns_do_not_hear_routing_keys(side: Side) -> None:
@@ -91,7 +91,7 @@ async def test_the_baselines_patterns_do_not_hear_routing_keys(side: Side) -> No
     await done(side.client.publish(side.n("ch"), "mine"))
     assert await messages(subscription, 1) == [("pmessage", f"*{side.name}*", side.n("ch"), "mine")]
     assert await silent(subscription)
-    await done(subscription.aclose() if side.asyncio else subscription.close())
+    await closed(subscription)
 
 
 async def test_handlers_run_under_the_key_of_the_subscription(side: Side) -> None:
@@ -112,7 +112,7 @@ async def test_handlers_run_under_the_key_of_the_subscription(side: Side) -> Non
             assert tenancy.routing_key() == reader
         assert seen == [(owner, side.n("ch"), "x")]
         seen.clear()
-        await done(subscription.aclose() if side.asyncio else subscription.close())
+        await closed(subscription)
 
 
 async def test_async_handlers(redis: str, unique: str) -> None:
@@ -131,7 +131,7 @@ async def test_async_handlers(redis: str, unique: str) -> None:
         await side.client.publish("ch", "x")
     await messages(subscription, 1, 0.3)
     assert seen == [("pr-42", "ch")]
-    await subscription.aclose()
+    await closed(subscription)
     await side.close()
 
 
@@ -176,14 +176,14 @@ async def test_a_subscription_is_of_one_key(side: Side) -> None:
         await confirmed(subscription)
         await done(side.client.publish("di", "x"))
         assert await messages(subscription, 1) == [("pmessage", "di", "di", "x")]
-    await done(subscription.aclose() if side.asyncio else subscription.close())
+    await closed(subscription)
 
 
 async def test_a_broken_connection_is_subscribed_again_for_its_key(side: Side) -> None:
     """Whoever finds it broken: the channels are those of the subscription's key."""
     with tenancy.scope("pr-42"):
         subscription = side.client.pubsub()
-        await done(subscription.subscribe("ch", **{"di": lambda message: None}))
+        await done(subscription.subscribe("ch", di=lambda message: None))
         await done(subscription.psubscribe("c*"))
         await confirmed(subscription, 3)
     side.plain.client_kill_filter(_type="pubsub")
@@ -202,7 +202,7 @@ async def test_a_broken_connection_is_subscribed_again_for_its_key(side: Side) -
         found = await messages(subscription, 20, 0.5)
     assert ("message", None, "ch", "x") in found
     assert ("pmessage", "c*", "ch", "x") in found
-    await done(subscription.aclose() if side.asyncio else subscription.close())
+    await closed(subscription)
 
 
 async def test_what_a_subscription_cannot_keep_to_its_key(side: Side) -> None:
@@ -226,8 +226,8 @@ async def test_what_a_subscription_cannot_keep_to_its_key(side: Side) -> None:
             await done(one.ping("hello"))
             answers.append(await done(one.get_message(timeout=5)))
         assert answers[0] == answers[1]
-    await done(bare.aclose() if side.asyncio else bare.close())
-    await done(subscription.aclose() if side.asyncio else subscription.close())
+    await closed(bare)
+    await closed(subscription)
 
 
 @pytest.mark.parametrize("mode", ["sync", "asyncio"])
@@ -249,5 +249,5 @@ async def test_notifications_to_the_baseline_are_about_its_own(own_service: Call
         ("pmessage", "__key*__:*", "__keyspace@0__:b", "set"),
     ]
     assert await silent(subscription)
-    await done(subscription.aclose() if side.asyncio else subscription.close())
+    await closed(subscription)
     await side.close()
