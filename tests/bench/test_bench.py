@@ -57,7 +57,7 @@ def test_the_figures_of_kafka(kafka: str) -> None:
 
 @pytest.mark.service
 def test_the_figures_of_redis(redis: str) -> None:
-    """Each variant on a real Redis does its work, and leaves the baseline's value and a key's, each its own."""
+    """Each variant on a real Redis does its work."""
     with ExitStack() as stack:
         cases = list(redis_figures.cases(redis, stack))
         assert tuple(case.name for case in cases) == redis_figures.NAMES
