@@ -33,6 +33,7 @@ ADAPTERS = {
     "tenancy.messaging.celery": ("celery", "celery"),
     "tenancy.messaging.pika": ("pika", "pika"),
     "tenancy.data.sqlalchemy": ("sqlalchemy", "sqlalchemy"),
+    "tenancy.data.redis": ("redis", "redis"),
     "tenancy.routes.stores.sql": ("sqlalchemy", "sqlalchemy"),
     "tenancy.routes.stores._postgresql": ("psycopg", "postgresql"),
     "tenancy.routes.stores.redis": ("redis", "redis"),

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from tests import services
 
-from . import core, footprint, grpc, http, kafka, postgresql, rabbitmq, rabbitmq_pika
+from . import core, footprint, grpc, http, kafka, postgresql, rabbitmq, rabbitmq_pika, redis
 from .harness import ROUNDS, Result, measure
 
 
@@ -27,7 +27,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"interleaved rounds of each figure (default {ROUNDS})")
     options = parser.parse_args()
     known = [*core.cases(), *http.cases(), *grpc.cases(), *footprint.cases()]
-    names = [*(case.name for case in known), *kafka.NAMES, *rabbitmq.NAMES, *rabbitmq_pika.NAMES, *postgresql.NAMES]
+    brokers = [*kafka.NAMES, *rabbitmq.NAMES, *rabbitmq_pika.NAMES]
+    names = [*(case.name for case in known), *brokers, *postgresql.NAMES, *redis.NAMES]
     unknown = set(options.names) - set(names)
     if unknown:
         parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -42,6 +43,8 @@ def main() -> int:
             known += rabbitmq_pika.cases(stack.enter_context(services.start("rabbitmq")).address)
         if wanted.intersection(postgresql.NAMES):
             known += postgresql.cases(stack.enter_context(services.start("postgresql")).address, stack, wanted)
+        if wanted.intersection(redis.NAMES):
+            known += redis.cases(stack.enter_context(services.start("redis")).address, stack)
         cases = [case for case in known if case.name in wanted]
         for case in cases:
             task = progress.add_task(case.name, total=options.rounds)

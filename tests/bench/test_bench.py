@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from tests.bench import core, footprint, grpc, http
 from tests.bench import kafka as kafka_figures
+from tests.bench import redis as redis_figures
 from tests.bench.harness import Case, measure
 
 CASES = [*core.cases(), *http.cases(), *grpc.cases(), *footprint.cases()]
@@ -50,3 +53,14 @@ def test_the_figures_of_kafka(kafka: str) -> None:
     for case in cases:
         for work in case.variants.values():
             assert isinstance(work(1), float)
+
+
+@pytest.mark.service
+def test_the_figures_of_redis(redis: str) -> None:
+    """Each variant on a real Redis does its work."""
+    with ExitStack() as stack:
+        cases = list(redis_figures.cases(redis, stack))
+        assert tuple(case.name for case in cases) == redis_figures.NAMES
+        for case in cases:
+            for work in case.variants.values():
+                work(2)

@@ -198,8 +198,12 @@ EXTRAS: Mapping[str, Row] = {
     ),
     "redis": Row(
         "redis",
-        ("tenancy.messaging.deduplication.redis", "tenancy.routes.stores.redis"),
-        tests=("tests/routes/stores/test_redis.py", "tests/messaging/deduplication/test_redis.py"),
+        ("tenancy.data.redis", "tenancy.data._redis_hooks", "tenancy.messaging.deduplication.redis", "tenancy.routes.stores.redis"),
+        tests=(
+            *("tests/routes/stores/test_redis.py", "tests/messaging/deduplication/test_redis.py"),
+            *(f"tests/data/redis_partition/test_{name}.py" for name in ("commands", "partition", "pubsub", "read_through")),
+        ),
+        beside=("greenlet", "sqlalchemy>=2.0.25"),  # of the folder above
     ),
     "yaml": Row("yaml", tests=("tests/routes/test_live.py",), beside=("opentelemetry-sdk",)),
     "testing": Row(

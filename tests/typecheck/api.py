@@ -4,11 +4,15 @@ The public API as a type checker sees it. Never run; read by mypy and by pyright
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import redis
+import redis.asyncio
 
 import tenancy
 from tenancy import testing
+from tenancy.data.redis import PartSize, RedisPartition
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -54,6 +58,13 @@ if TYPE_CHECKING:
 
     function("wrong")  # type: ignore[call-arg,arg-type]  # pyright: ignore[reportCallIssue,reportArgumentType]
     tenancy.partition_name(key, "shop", kind="wrong")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    partition = RedisPartition("shop", read_through=True)
+    assert_type(partition.drop(redis.Redis(), "pr-42"), int)
+    assert_type(partition.drop(redis.asyncio.Redis(), key), Awaitable[int])
+    assert_type(partition.status(redis.Redis()), dict[tenancy.RoutingKey, PartSize])
+    assert_type(partition.status(redis.asyncio.Redis()), Awaitable[dict[tenancy.RoutingKey, PartSize]])
+    partition.install(object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     with testing.record_hops(key="pr-42", ignore=["otel-collector"], check=False) as hops:
         assert_type(hops, testing.Hops)

@@ -62,7 +62,6 @@ class Entry:
 
 
 _MIDDLEWARE = "app = TenancyMiddleware(app), of tenancy.http.wsgi or tenancy.http.asgi"
-_ISOLATE = "partition_name(key, base, kind='redis-prefix') in front of the names"
 
 LIBRARIES: tuple[Entry, ...] = (
     Entry(
@@ -317,10 +316,11 @@ LIBRARIES: tuple[Entry, ...] = (
         "redis",
         ("redis",),
         "data",
+        by_hand=("tenancy.data.redis",),
         instrumentors=("redis",),
         uncovered="the entries of all keys and of the baseline lie together",
         opentelemetry="the entries of all keys and of the baseline lie together",
-        do=_ISOLATE,
+        do="RedisPartition(base).install(client), of tenancy.data.redis",
     ),
     Entry(
         "concurrent.futures",

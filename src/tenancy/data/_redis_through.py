@@ -1,0 +1,37 @@
+"""
+Reading through to the baseline: a key's name is the baseline's until the routing key first changes it, when it is copied whole.
+
+Which names are the routing key's own stands in a set beside its part, so that what it has deleted, or what has expired, does not come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ._redis_names import Part
+
+__all__ = ["claim", "owned"]
+
+# KEYS: the set of own names; then for each name that of the baseline's key, and the routing key's own. COPY keeps the time to live, and
+# leaves alone what is there already.
+_CLAIM: Final = """
+for i = 2, #KEYS, 2 do
+  if redis.call('SADD', KEYS[1], KEYS[i]) == 1 then redis.call('COPY', KEYS[i], KEYS[i + 1]) end
+end
+"""
+
+
+def owned(part: Part, names: Sequence[bytes]) -> tuple[Any, ...]:
+    """
+    Return the command that tells for each name whether it is the routing key's own: 1, or 0.
+    """
+    return ("SMISMEMBER", part.marker, *names)
+
+
+def claim(part: Part, names: Sequence[bytes]) -> tuple[Any, ...]:
+    """
+    Return the command that makes names the routing key's own, with the values that the baseline has now.
+    """
+    pairs = [word for name in names for word in (name, part.raw + name)]
+    return ("EVAL", _CLAIM, 1 + len(pairs), part.marker, *pairs)
