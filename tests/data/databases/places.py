@@ -8,7 +8,7 @@ import json
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,9 @@ class Place:
         if self.kind == "command":
             script = [sys.executable, str(HERE.with_name("maker.py"))]
             words = [self.golden, str(Path(self.admin).with_name("made"))]
-            return Command([*script, "create", *words], drop=[*script, "drop", *words], registry=f"sqlite:///{self.admin}", **options)
+            return Command(
+                [*script, "create", *words], drop=[*script, "drop", *words], registry=f"sqlite:///{self.admin}", **options
+            )
         if self.kind == "postgresql":
             from tenancy.data.databases.postgresql import PostgresClone
 
@@ -87,6 +89,19 @@ class Place:
 
     def engine(self, **options: Any) -> Engine:
         return create_engine(self.url(self.baseline), **options)
+
+    def clear(self, keep: Iterable[str] = ()) -> None:
+        """
+        Drop all there is but what is to be kept, and empty that, and the baseline.
+        """
+        provider: Any = self.provider()
+        known = provider.registry.entries(provider.name) if hasattr(provider, "registry") and provider.registry.installed() else {}
+        there = provider.databases() if known or self.kind == "sqlite" else {}
+        for key in {*known, *there} - set(keep):
+            provider.drop(key)
+        for address in (self.baseline, *(there[key].address for key in there if key in keep)):
+            self.rows(address, "DELETE FROM marks")
+            self.rows(address, "DROP TABLE IF EXISTS late")
 
     def dump(self) -> str:
         return json.dumps({name: getattr(self, name) for name in ("kind", "golden", "admin", "baseline", "options")})

@@ -81,12 +81,12 @@ def test_hostile_keys_have_databases_of_their_own(place: Place) -> None:
     assert [place.rows(addresses[key], "SELECT owner FROM marks") for key in others] == [[(key,)] for key in others]
 
 
-@pytest.mark.parametrize("key", ["", "PR-42", "a_b", "a.b", "../x", "a;b", "a" * 64, "baseline", 'a"b', "a`b", "\0", "ä"])
-def test_what_is_no_key_reaches_no_server(place: Place, key: str) -> None:
+def test_what_is_no_key_reaches_no_server(place: Place) -> None:
     """It is refused, and named."""
-    for call in (place.provider().create, place.provider().drop):
-        with pytest.raises(InvalidRoutingKeyError):
-            call(key)
+    for key in ("", "PR-42", "a_b", "a.b", "../x", "a;b", "a" * 64, "baseline", 'a"b', "a`b", "\0", "ä"):
+        for call in (place.provider().create, place.provider().drop):
+            with pytest.raises(InvalidRoutingKeyError):
+                call(key)
 
 
 def test_several_processes_and_threads_create_at_once(place: Place) -> None:

@@ -286,9 +286,13 @@ def _name_by_key(dialect: Any, find: Callable[[RoutingKey], Database | None]) ->
     if usual is not None:
         dialect.__dict__["default_schema_name"] = usual
     before = type(dialect)
-    dialect.__class__ = type(
-        before.__name__, (before,), {"default_schema_name": property(get, put), "__module__": before.__module__}
-    )
+    names = {
+        "__module__": before.__module__,
+        "default_schema_name": property(get, put),
+        # Not inherited, by SQLAlchemy's rule; here nothing changes in what is compiled.
+        "supports_statement_cache": before.supports_statement_cache,
+    }
+    dialect.__class__ = type(before.__name__, (before,), names)
 
 
 def _sync(engine: Engine | AsyncEngine) -> Engine:
