@@ -63,7 +63,7 @@ def test_all_of_a_golden_database(fresh: Place) -> None:
         f"ALTER DATABASE {quoted('mariadb', fresh.golden)} CHARACTER SET latin2 COLLATE latin2_bin",
         "CREATE TABLE users (id INT PRIMARY KEY AUTO_INCREMENT, best INT, name VARCHAR(9) DEFAULT '%s', "
         "loud VARCHAR(9) AS (UPPER(name)) STORED, quiet VARCHAR(9) AS (LOWER(name)) VIRTUAL, at TIMESTAMP(3) DEFAULT CURRENT_TIMESTAMP(3), "
-        "UNIQUE (name), CHECK (id < 1000))",
+        "UNIQUE (name), CHECK (name <> ''))",
         "CREATE TABLE `odd ``name; %s` (`a ``b` INT PRIMARY KEY, user INT, FOREIGN KEY (user) REFERENCES users (id) ON DELETE CASCADE)",
         "ALTER TABLE users ADD FOREIGN KEY (best) REFERENCES `odd ``name; %s` (`a ``b`)",
         "SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO'",
@@ -95,7 +95,8 @@ def test_all_of_a_golden_database(fresh: Place) -> None:
             assert fresh.rows(address, "SELECT MAX(id) FROM users") == [(8,)]
         name = make_url(address).database
         assert fresh.rows(address, f"SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_SCHEMA = '{name}'") == [(0,)]
-        found = f"SELECT COUNT(*) FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE CONSTRAINT_SCHEMA = '{name}' AND UNIQUE_CONSTRAINT_SCHEMA = '{name}'"
+        keys = "SELECT COUNT(*) FROM information_schema.REFERENTIAL_CONSTRAINTS"
+        found = f"{keys} WHERE CONSTRAINT_SCHEMA = '{name}' AND UNIQUE_CONSTRAINT_SCHEMA = '{name}'"
         assert fresh.rows(address, found) == [(2,)]
         provider.drop("pr-42")
     golden = f"mysql:///{fresh.golden}"

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import create_engine, make_url
+from sqlalchemy.exc import DBAPIError
 
 import tenancy
 from tenancy.data.databases import DatabasePerKey, Registry
@@ -65,9 +66,8 @@ def test_a_golden_database_in_use(place: Place) -> None:
     """The sessions are named, nothing is made, and once they are gone it works."""
     url = make_url(place.baseline).set(database=place.golden).render_as_string(hide_password=False)
     with psycopg.connect(url, application_name="nightly report") as connection:
-        with pytest.raises(
-            PartitionError, match=rf"pid {connection.info.backend_pid}, postgres, nightly report.*ALLOW_CONNECTIONS false"
-        ):
+        named = rf"pid {connection.info.backend_pid}, postgres, nightly report.*ALLOW_CONNECTIONS false"
+        with pytest.raises(PartitionError, match=named):
             place.provider().create("pr-42")
         assert place.provider().databases() == {}
     assert place.rows(place.provider().create("pr-42")) == [("kept",)]
@@ -90,7 +90,7 @@ def test_a_template_that_takes_no_connections(place: Place) -> None:
 
 
 def test_settings_grants_and_owner_are_the_goldens(place: Place, unique: str) -> None:
-    """What CREATE DATABASE leaves out: a search path with hostile names, settings of roles, who may connect; and a role that is nobody special."""
+    """What CREATE DATABASE leaves out: a search path with hostile names, settings of roles, who may connect; for ordinary roles, too."""
     golden, url = f'"{place.golden}"', make_url(place.admin)
     maker, user = f"{unique}_maker", f"{unique} User"
     on_server(
@@ -110,19 +110,33 @@ def test_settings_grants_and_owner_are_the_goldens(place: Place, unique: str) ->
         ],
     )
     on_server(url, "postgresql", [f"GRANT ALL ON SCHEMA public TO {maker}"])
-    provider = PostgresClone(place.golden, url.set(username=maker))
+    ordinary = PostgresClone(place.golden, url.set(username=maker))
+    provider = place.provider()
+    provider.install()
+    on_server(url, "postgresql", [f"GRANT ALL ON tenancy_databases TO {maker}"])
     try:
+        with pytest.raises(PartitionError, match=f"'TimeZone' for the role '{user}'"):
+            ordinary.create("pr-42")
+        assert ordinary.databases() == {}
         address = provider.create("pr-42")
         clone = make_url(address).database
         look = """
 SELECT (SELECT rolname FROM pg_roles WHERE oid = datdba), datacl::text,
-       (SELECT string_agg(setrole::text || array_to_string(setconfig, '|'), ';' ORDER BY setrole) FROM pg_db_role_setting WHERE setdatabase = d.oid)
+       (SELECT string_agg(setrole::text || array_to_string(setconfig, '|'), ';' ORDER BY setrole)
+        FROM pg_db_role_setting WHERE setdatabase = d.oid)
 FROM pg_database d WHERE datname = """
         found = [on_server(url, "postgresql", [look + f"'{name}'"])[0] for name in (place.golden, clone)]
         assert found[0][0] == found[1][0] == maker
         assert sorted(found[0][1].strip("{}").split(",")) == sorted(found[1][1].strip("{}").split(","))
         assert found[0][2] == found[1][2]
         provider.drop("pr-42")
+        on_server(
+            url,
+            "postgresql",
+            [f'ALTER ROLE "{user}" IN DATABASE {golden} RESET ALL', f"ALTER DATABASE {golden} RESET tenancy.test"],
+        )
+        assert make_url(ordinary.create("pr-42")).database == clone
+        ordinary.drop("pr-42")
     finally:
         on_server(
             url,
@@ -132,7 +146,7 @@ FROM pg_database d WHERE datname = """
                 f"ALTER DATABASE {golden} RESET ALL",
                 f"GRANT CONNECT ON DATABASE {golden} TO PUBLIC",
                 f'REVOKE ALL ON DATABASE {golden} FROM "{user}"',
-                "DROP TABLE IF EXISTS tenancy_databases",
+                f"REVOKE ALL ON tenancy_databases FROM {maker}",
                 f'REVOKE ALL ON SCHEMA public FROM {maker}; REVOKE ALL ON DATABASE "{url.database}" FROM {maker}',
                 f'DROP ROLE "{user}"',
                 f"DROP ROLE {maker}",
@@ -189,7 +203,7 @@ def test_connections_told_to_lead_elsewhere(place: Place) -> None:
     place.provider().create("pr-42")
     baseline = make_url(place.baseline).database
     engines = [
-        place.engine(connect_args={"dbname": baseline}),
+        create_engine(place.url(place.baseline)._replace(database=""), connect_args={"dbname": baseline}),
         create_engine(place.url(place.baseline).update_query_dict({"dbname": baseline})),
     ]
     for engine in engines:
@@ -266,14 +280,16 @@ def test_a_hold_that_was_lost(place: Place) -> None:
     provider: Any = place.provider()
     provider.install()
     key = tenancy.RoutingKey("pr-42")
-    with pytest.raises(PartitionError), provider.registry.attempt(provider.name, key) as attempt:
-        attempt.begin()
-        on_server(make_url(place.admin), "postgresql", [f"SELECT pg_terminate_backend({attempt.driver.info.backend_pid})"])
-        place.provider().create("pr-42")
-        try:
+
+    def work() -> None:
+        with provider.registry.attempt(provider.name, key) as attempt:
+            attempt.begin()
+            on_server(make_url(place.admin), "postgresql", [f"SELECT pg_terminate_backend({attempt.driver.info.backend_pid})"])
+            place.provider().create("pr-42")
+            with pytest.raises(DBAPIError):
+                attempt.finish("postgresql:///x", "x")
             attempt.finish("postgresql:///x", "x")
-        except PartitionError:
-            raise
-        except Exception:
-            attempt.finish("postgresql:///x", "x")
+
+    with pytest.raises(PartitionError):
+        work()
     assert provider.databases()[key].address == f"postgresql:///{provider.database(key)}"

@@ -15,8 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
-from ...routes.stores._urls import hidden
-from ._registry import READY, Attempt, Registry
+from ._registry import READY, Attempt, Registry, shown_url
 
 __all__ = ["Database", "Provider", "RegisteredProvider", "check_function", "migrated", "parsed"]
 
@@ -195,11 +194,9 @@ def parsed(address: str, what: str) -> URL:
     try:
         url = make_url(address)
     except (ArgumentError, ValueError) as error:
-        raise PartitionError(
-            f"{what} is {hidden(address)[:200]!r}; it must be a URL such as postgresql://user@host/database"
-        ) from error
+        raise PartitionError(f"{what} is {shown_url(address)}; it must be a URL such as postgresql://user@host/database") from error
     if not url.database:
-        raise PartitionError(f"{what} is {hidden(address)[:200]!r}, which names no database")
+        raise PartitionError(f"{what} is {shown_url(address)}, which names no database")
     return url
 
 

@@ -22,7 +22,7 @@ from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from ...routes.stores._urls import hidden, without_secrets
 
-__all__ = ["CREATING", "DROPPING", "READY", "TABLE", "Attempt", "Entry", "Registry", "admin_url", "file_lock"]
+__all__ = ["CREATING", "DROPPING", "READY", "TABLE", "Attempt", "Entry", "Registry", "admin_url", "file_lock", "shown_url"]
 
 T = TypeVar("T")
 
@@ -315,17 +315,28 @@ def admin_url(url: str | URL, owner: str, backends: tuple[str, ...] = tuple(_DRI
     Raises:
         ConfigurationError: If it is none of these.
     """
-    shown = hidden(url.render_as_string() if isinstance(url, URL) else str(url))
+    shown = shown_url(url.render_as_string() if isinstance(url, URL) else str(url))
     try:
         found = make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-        raise ConfigurationError(f"{owner}: {shown!r} is no URL of a database; write {backends[0]}://user@host/database") from error
+        raise ConfigurationError(f"{owner}: {shown} is no URL of a database; write {backends[0]}://user@host/database") from error
     backend = found.get_backend_name()
     if backend not in backends:
-        raise ConfigurationError(f"{owner}: {shown!r} is for {backend}; use one of {', '.join(backends)}")
+        raise ConfigurationError(f"{owner}: {shown} is for {backend}; use one of {', '.join(backends)}")
     if backend == "sqlite" and (not found.database or found.database == ":memory:" or found.database.startswith("file:")):
-        raise ConfigurationError(f"{owner}: {shown!r} is no file; write sqlite:///registry.db")
+        raise ConfigurationError(f"{owner}: {shown} is no file; write sqlite:///registry.db")
     return found.set(drivername=_DRIVERS[backend])
+
+
+def shown_url(text: str) -> str:
+    """
+    Return what was given as a URL as it may be shown: what is none could have a password anywhere.
+    """
+    return (
+        f"{hidden(text)[:200]!r}"
+        if "://" in text or "@" not in text
+        else "what was given (not shown, as there may be a password in it)"
+    )
 
 
 @contextmanager

@@ -191,6 +191,12 @@ class PostgresClone(RegisteredProvider):
                 driver.execute(sql.SQL("RESET {}").format(named))
             except psycopg.errors.CantChangeRuntimeParam:
                 driver.execute(sql.SQL("ALTER {} SET {} TO {}").format(whose, named, sql.Literal(value)))
+            except psycopg.errors.InsufficientPrivilege as error:
+                of = f" for the role {role!r}" if role else ""
+                raise PartitionError(
+                    f"{self.name!r} has the setting {parameter!r}{of}, which this role may not copy: let a superuser make the clones, "
+                    "or remove the setting from the golden database"
+                ) from error
 
     def _has(self, attempt: Attempt, name: str) -> bool:
         return attempt.driver.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is not None

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from urllib.parse import quote
 
+from sqlalchemy import URL
+
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from ._provider import Database, check_function, migrated
@@ -142,7 +144,7 @@ class SQLiteFile:
 
 
 def _url(file: Path) -> str:
-    return f"sqlite:///{file}"
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 def _check_folder(folder: Path) -> Path:
