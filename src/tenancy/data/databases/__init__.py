@@ -2,6 +2,11 @@
 A database of its own for each routing key: providers make it, and an engine of SQLAlchemy's goes to it.
 """
 
+from ..._optional import extra
+
+with extra("sqlalchemy", "sqlalchemy"):
+    import sqlalchemy as _  # noqa: F401
+
 from ._provider import Database, Provider, RegisteredProvider
 from ._registry import Attempt, Entry, Registry
 from ._routing import DatabasePerKey

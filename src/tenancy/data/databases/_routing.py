@@ -14,12 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakSet
 
-from ..._optional import extra
-
-with extra("sqlalchemy", "sqlalchemy"):
-    from sqlalchemy import Connection, Engine, event
-    from sqlalchemy.pool import PoolProxiedConnection
-    from sqlalchemy.util import await_only
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import await_only
 
 from ...config import switched_on
 from ...context import routing_key
