@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import (
+    AsyncAdaptedQueuePool,
     Column,
     Engine,
     Integer,
@@ -516,6 +517,24 @@ def test_what_is_given_to_install_and_to_the_class(place: Place) -> None:
     for given, options in wrong:
         with pytest.raises(ConfigurationError, match=r"DatabasePerKey\("):
             DatabasePerKey(given, **options)
+    with pytest.raises(ConfigurationError, match="execution_options"):
+        DatabasePerKey(provider).install(place.engine().execution_options(a=1))
+
+
+def test_an_engine_with_options_made_before(place: Place, databases: DatabasePerKey, addresses: dict[str, str]) -> None:
+    """It is the same engine, so it is routed and guarded, too."""
+    engine = place.engine()
+    other = engine.execution_options(isolation_level="SERIALIZABLE")
+    databases.install(engine)
+    with tenancy.scope("pr-42"):
+        add(other, "pr-42")
+        connection = other.connect()
+    with pytest.raises(PartitionError, match="one transaction cannot go to two"):
+        connection.execute(select(Mark))
+    connection.close()
+    other.dispose()
+    databases.uninstall(engine)
+    assert owners(place, addresses) == {"baseline": [], "pr-42": ["pr-42"], "pr-43": []}
 
 
 # asyncio
@@ -531,7 +550,8 @@ def async_engines() -> Any:
 @pytest.mark.parametrize(("shared", "driver"), list(async_engines()), indirect=["shared"])
 async def test_asyncio(place: Place, addresses: dict[str, str], driver: str) -> None:
     """Tasks of several keys at once, over one engine; the loop goes on while it is looked up which databases there are."""
-    engine: AsyncEngine = create_async_engine(place.url(place.baseline, driver.replace("psycopg_async", "psycopg")), pool_size=2)
+    url = place.url(place.baseline, driver.replace("psycopg_async", "psycopg"))
+    engine: AsyncEngine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=2)
     databases = DatabasePerKey(place.provider(), max_age=0.05, max_pools=1, idle=0.1)
     databases.install(engine)
 

@@ -310,8 +310,8 @@ LIBRARIES: tuple[Entry, ...] = (
         instrumentors=("sqlalchemy",),
         uncovered="the rows of all keys and of the baseline lie together",
         opentelemetry="the rows of all keys and of the baseline lie together",
-        do="RowPartition(column=..., baseline=...).install(engine), of tenancy.data.sqlalchemy, or DatabasePerKey(provider).install(engine), of "
-        "tenancy.data.databases",
+        do="RowPartition(column=..., baseline=...).install(engine), of tenancy.data.sqlalchemy; or DatabasePerKey(provider).install(engine), "
+        "of tenancy.data.databases",
     ),
     Entry(
         "redis",

@@ -129,7 +129,8 @@ class KeyPools:
                     f"{pool}: make the engine from a URL, and install before others listen"
                 )
             connection.info[BEGUN] = key
-            pool.gave(connection)
+            with self._lock:
+                pool.gave(connection)
             return connection
 
     def sweep(self) -> None:
@@ -145,7 +146,7 @@ class KeyPools:
             for pool in closing:
                 self._retire(pool)
             closing = self._closable()
-        _close(closing)
+        self._close(closing)
 
     def dispose(self) -> None:
         """
@@ -156,7 +157,7 @@ class KeyPools:
                 self._retire(pool)
             closing = list(self._retired)
             self._retired = [pool for pool in closing if not pool.is_idle()]
-        _close(closing)
+        self._close(closing)
 
     def abandon(self) -> None:
         """
@@ -196,7 +197,7 @@ class KeyPools:
             closing = self._closable()
         # Not with the lock: with asyncio other tasks of this thread run while a connection is closed.
         try:
-            _close(closing)
+            self._close(closing)
             yield pool
         finally:
             with self._lock:
@@ -217,6 +218,18 @@ class KeyPools:
         closing = [pool for pool in self._retired if pool.is_idle()]
         self._retired = [pool for pool in self._retired if pool not in closing]
         return closing
+
+    def _close(self, pools: list[KeyPool]) -> None:
+        left = list(pools)
+        try:
+            while left:
+                left[-1].pool.dispose()
+                left.pop()
+        finally:
+            # Of a task that is cancelled meanwhile: the next one goes on.
+            if left:
+                with self._lock:
+                    self._retired.extend(pool for pool in left if pool not in self._retired)
 
     def _checkin(self, _connection: Any, record: ConnectionPoolEntry) -> None:
         pool: KeyPool | None = record.info.get(_POOL)
@@ -285,11 +298,6 @@ def _where(dialect: Dialect, connection: Any) -> str:
         cursor.close()
     dialect.do_rollback(connection)
     return str(found)
-
-
-def _close(pools: list[KeyPool]) -> None:
-    for pool in pools:
-        pool.pool.dispose()
 
 
 class RoutedPool(Pool):

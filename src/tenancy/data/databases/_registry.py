@@ -5,6 +5,7 @@ Which keys have a database: a table that all processes read, and a lock for each
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import sqlite3
 import time
@@ -325,6 +326,8 @@ def admin_url(url: str | URL, owner: str, backends: tuple[str, ...] = tuple(_DRI
         raise ConfigurationError(f"{owner}: {shown} is for {backend}; use one of {', '.join(backends)}")
     if backend == "sqlite" and (not found.database or found.database == ":memory:" or found.database.startswith("file:")):
         raise ConfigurationError(f"{owner}: {shown} is no file; write sqlite:///registry.db")
+    if backend == "sqlite":
+        found = found.set(database=os.path.abspath(found.database or ""))  # whatever the working directory is later
     return found.set(drivername=_DRIVERS[backend])
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
@@ -50,7 +51,7 @@ class DatabasePerKey:
         provider: Knows which keys have a database.
         unknown: What becomes of work whose key has none: ``baseline`` serves it as work without a key, and counts its statements in
             ``tenancy.partition.unknown_keys``; ``refuse`` raises.
-        max_age: Seconds for which it is remembered which databases there are. Wait this long between `create` and the first request.
+        max_age: Seconds for which it is remembered which databases there are. Wait this long between `Provider.create` and the first request.
         max_pools: How many keys have an open pool, for each engine; the least recently used one is closed for another. More only while
             connections of all are in use.
         idle: Seconds without use after which a pool is closed.
@@ -100,6 +101,8 @@ class DatabasePerKey:
         if not switched_on():
             return
         engine = _sync(engine)
+        if isinstance(engine, OptionEngine):
+            raise ConfigurationError(f"{engine!r} is of execution_options(): install on the engine that it was made of")
         if engine.dialect.name not in _KINDS:
             raise ConfigurationError(f"DatabasePerKey is made for {', '.join(_KINDS)}, not for {engine.dialect.name}")
         if isinstance(engine.pool, RoutedPool):
@@ -111,7 +114,7 @@ class DatabasePerKey:
 
     def uninstall(self, engine: Engine | AsyncEngine) -> None:
         """
-        Undo `install`, and close the pools of keys; does nothing if it was not called. For an `AsyncEngine`, dispose of it first.
+        Undo `install`, and close the pools of keys; does nothing if it was not called. For an engine of asyncio, await its ``dispose()`` first.
         """
         installed = self._installed.pop(_sync(engine), None)
         if installed is not None:
@@ -119,7 +122,7 @@ class DatabasePerKey:
 
     def refresh(self) -> None:
         """
-        Look anew, at the next statement with a key, which databases there are: after a `create` or `drop` in this process.
+        Look anew, at the next statement with a key, which databases there are: after a `Provider.create` or `Provider.drop` in this process.
         """
         self._known.forget()
 
@@ -141,6 +144,7 @@ class _Known:
         self._max_age = max_age
         self._lock = threading.Lock()
         self._found: tuple[float, Mapping[RoutingKey, Database]] | None = None
+        self._failed: tuple[float, Exception] | None = None
         _every.add(self)
 
     def find(self, key: RoutingKey, *, waits: Callable[[Callable[[], Any]], Any]) -> Database | None:
@@ -161,8 +165,15 @@ class _Known:
         with self._lock:
             found = self._found
             if found is None or found[0] < asked - self._max_age:
-                # As old as the question, not as the answer.
-                found = self._found = (time.monotonic(), self._provider.databases())
+                if self._failed is not None and self._failed[0] >= asked:
+                    # Those who waited for it wait for no second one.
+                    raise PartitionError(str(self._failed[1])) from self._failed[1]
+                began = time.monotonic()  # it is as old as the question, not as the answer
+                try:
+                    found = self._found = (began, self._provider.databases())
+                except Exception as error:
+                    self._failed = time.monotonic(), error
+                    raise
             return found
 
     def forget(self) -> None:
@@ -204,7 +215,8 @@ class _Installed:
         self._sessions.remove()
         event.remove(self._engine, "before_cursor_execute", self._before_cursor_execute)
         self.pools.remove()
-        self._engine.dialect.__class__ = self._class
+        if self._qualified is not None:
+            self._engine.dialect.__class__ = self._class
         self.pools.dispose()
 
     def _connect(self) -> PoolProxiedConnection:
