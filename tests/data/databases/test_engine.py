@@ -29,7 +29,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
@@ -38,7 +38,8 @@ from tenancy.data.databases import Database, DatabasePerKey
 from tenancy.data.databases import _routing as routing
 from tenancy.errors import ConfigurationError, PartitionError
 from tenancy.key import RoutingKey
-from tests.data.databases.places import DRIVERS, Place
+from tests.data.databases.conftest import ALL
+from tests.data.databases.places import DRIVERS, Place, drop_place, make_place
 
 KEYS = ("pr-42", "pr-43")
 
@@ -53,6 +54,14 @@ class Mark(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     owner: Mapped[str] = mapped_column(String(80))
     n: Mapped[int]
+
+
+@pytest.fixture(scope="module", params=[kind for kind in ALL if kind.values != ("command",)])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A place for each kind of engine."""
+    made = make_place(request.param, tmp_path_factory.mktemp("databases"), request.getfixturevalue)
+    yield made
+    drop_place(made, request.getfixturevalue)
 
 
 @pytest.fixture
@@ -176,6 +185,13 @@ def test_one_session_serves_one_database(
         with tenancy.scope(second):
             with pytest.raises(PartitionError, match="Session"):
                 session.scalars(select(Mark)).all()
+            # Nor by who tries again at once.
+            with pytest.raises((PartitionError, SQLAlchemyError)):
+                session.scalars(select(Mark)).all()
+            session.rollback()
+            mark.n = 5
+            with pytest.raises(PartitionError, match="Session"):
+                session.flush()
             session.rollback()
             mark.n = 5
             with pytest.raises(PartitionError, match="Session"):
@@ -229,6 +245,8 @@ def test_a_database_made_amid_a_transaction(
         session.add(Mark(id=2, owner="before", n=0))
         session.commit()
         with pytest.raises(PartitionError, match="Session"):
+            session.scalars(select(Mark)).all()
+        with pytest.raises((PartitionError, SQLAlchemyError)):
             session.scalars(select(Mark)).all()
     with tenancy.scope("pr-44"):
         add(engine, "after")
@@ -327,7 +345,9 @@ def test_dispose_closes_what_is_not_in_use(place: Place, engine: Engine, databas
 def test_a_forked_child_has_connections_of_its_own(place: Place, engine: Engine, addresses: dict[str, str]) -> None:
     """The parent's stay open, and a transaction that it has begun stays its own."""
     with tenancy.scope("pr-42"):
-        connection = engine.connect()
+        connection, idle = engine.connect(), engine.connect()
+        parents = [each.connection.driver_connection for each in (connection, idle)]
+        idle.close()
         connection.execute(insert(Mark).values(id=1, owner="parent", n=0))
         if place.kind in ("sqlite", "command"):
             connection.commit()  # SQLite has one writer
@@ -335,6 +355,8 @@ def test_a_forked_child_has_connections_of_its_own(place: Place, engine: Engine,
         if child == 0:
             code = 1
             try:
+                with engine.connect() as own:
+                    assert own.connection.driver_connection not in parents
                 add(engine, "child", 2)
                 code = 0
             finally:

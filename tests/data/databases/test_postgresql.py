@@ -288,8 +288,9 @@ def test_a_hold_that_was_lost(place: Place) -> None:
             place.provider().create("pr-42")
             with pytest.raises(DBAPIError):
                 attempt.finish("postgresql:///x", "x")
+            attempt.connection.rollback()
             attempt.finish("postgresql:///x", "x")
 
-    with pytest.raises(PartitionError):
+    with pytest.raises(PartitionError, match="was lost"):
         work()
     assert provider.databases()[key].address == f"postgresql:///{provider.database(key)}"

@@ -114,7 +114,8 @@ class DatabasePerKey:
 
     def uninstall(self, engine: Engine | AsyncEngine) -> None:
         """
-        Undo `install`, and close the pools of keys; does nothing if it was not called. For an engine of asyncio, await its ``dispose()`` first.
+        Undo `install`, and close the pools of keys; does nothing if it was not called. For an engine of asyncio, await its ``dispose()``
+        first.
         """
         installed = self._installed.pop(_sync(engine), None)
         if installed is not None:
@@ -196,7 +197,7 @@ class _Installed:
         self._engine = engine
         self._known = known
         self._unknown = unknown
-        self._sessions = SessionOwners(engine, self._find)
+        self._sessions = SessionOwners(engine)
         self._qualified: re.Pattern[str] | None = None
         self._class = type(engine.dialect)
         if engine.dialect.name in ("mysql", "mariadb") and engine.url.database:
