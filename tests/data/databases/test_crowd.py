@@ -166,3 +166,48 @@ def test_while_databases_are_dropped_and_made(place: Place) -> None:
     for key, database in place.provider().databases().items():
         assert {row[0] for row in place.rows(database.address, "SELECT owner FROM marks")} == {key}
     assert place.rows(place.baseline, "SELECT owner FROM marks") == []
+
+
+@pytest.mark.parametrize(
+    ("shared", "driver"),
+    [
+        pytest.param(kind, DRIVERS[kind][1], id=DRIVERS[kind][1], marks=pytest.mark.service if kind != "sqlite" else ())
+        for kind in ("postgresql", "mariadb")
+    ],
+    indirect=["shared"],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of drivers whose connecting is cut off
+async def test_tasks_that_are_cancelled(place: Place, driver: str) -> None:
+    """Cut off at any moment, while pools are made and closed all the time: what is written is right, and all pools close in the end."""
+    keys = ("pr-1", "pr-2", "pr-3")
+    for key in keys:
+        place.provider().create(key)
+    engine = create_async_engine(place.url(place.baseline, driver), pool_size=2, max_overflow=1)
+    databases = DatabasePerKey(place.provider(), max_pools=1, idle=0.05, max_age=0.02)
+    databases.install(engine)
+    chance = random.Random(11)
+
+    async def task(key: str, number: int) -> None:
+        with tenancy.scope(key):
+            async with engine.begin() as connection:
+                await connection.exec_driver_sql(f"INSERT INTO marks VALUES ({number}, '{key}', 0)")
+
+    ended: Counter[str] = Counter()
+    for step in range(12):
+        running = [asyncio.create_task(task(chance.choice(keys), step * 8 + number)) for number in range(8)]
+        await asyncio.sleep(chance.random() * 0.03)
+        for each in running:
+            if chance.random() < 0.6:
+                each.cancel()
+        for result in await asyncio.gather(*running, return_exceptions=True):
+            assert result is None or isinstance(result, asyncio.CancelledError), result
+            ended[type(result).__name__] += 1
+    assert min(ended.values()) > 5
+    await asyncio.sleep(0.1)
+    async with engine.connect():
+        assert databases.open_keys(engine) == []
+    await engine.dispose()
+    databases.uninstall(engine)
+    for key, database in place.provider().databases().items():
+        assert {row[0] for row in place.rows(database.address, "SELECT owner FROM marks")} <= {key}
+    assert place.rows(place.baseline, "SELECT owner FROM marks") == []
