@@ -34,6 +34,12 @@ def postgresql() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def mariadb() -> Iterator[str]:
+    """The URL of a real MariaDB, as root in the database `tenancy`."""
+    yield from _address("mariadb")
+
+
+@pytest.fixture(scope="session")
 def redis() -> Iterator[str]:
     """The URL of a real Redis."""
     yield from _address("redis")

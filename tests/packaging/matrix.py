@@ -186,16 +186,20 @@ EXTRAS: Mapping[str, Row] = {
     ),
     "sqlalchemy": Row(
         "sqlalchemy",
-        ("tenancy.data.sqlalchemy", "tenancy.messaging.deduplication.sql", "tenancy.routes.stores.sql"),
-        tests=tuple(f"tests/data/test_row_partition{name}.py" for name in ("", "_baseline", "_refusals", "_text")),
+        ("tenancy.data.databases", "tenancy.data.sqlalchemy", "tenancy.messaging.deduplication.sql", "tenancy.routes.stores.sql"),
+        tests=(
+            *(f"tests/data/test_row_partition{name}.py" for name in ("", "_baseline", "_refusals", "_text")),
+            *(f"tests/data/databases/test_{name}.py" for name in ("command", "sqlite")),
+        ),
         beside=("aiosqlite", "greenlet", "opentelemetry-sdk"),
     ),
     "postgresql": Row(
         "psycopg",
-        ("tenancy.routes.stores._postgresql",),
+        ("tenancy.data.databases.postgresql", "tenancy.routes.stores._postgresql"),
         tests=("tests/routes/stores/test_sql.py", "tests/messaging/deduplication/test_sql.py"),
         beside=("aiosqlite", "greenlet"),
     ),
+    "mysql": Row("pymysql", ("tenancy.data.databases.mysql",)),
     "redis": Row(
         "redis",
         ("tenancy.data.redis", "tenancy.data._redis_hooks", "tenancy.messaging.deduplication.redis", "tenancy.routes.stores.redis"),

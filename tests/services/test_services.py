@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 
 import aio_pika
 import psycopg
+import pymysql
 import pytest
 import yaml
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests import services
-from tests.services import install, kafka, postgresql, rabbitmq, redis
+from tests.services import install, kafka, mariadb, postgresql, rabbitmq, redis
 from tests.services.base import free_port
 from tests.services.guardian import alive, wait_gone
 
@@ -169,6 +170,16 @@ def test_postgresql_has_the_database(postgresql: str, unique: str) -> None:
 
 
 @service
+def test_mariadb_has_the_database(mariadb: str, unique: str) -> None:
+    with mysql(mariadb) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE {unique} (word text)")
+        cursor.execute(f"INSERT INTO {unique} VALUES ('hello')")
+        cursor.execute(f"SELECT word, DATABASE() FROM {unique}")
+        assert cursor.fetchone() == ("hello", "tenancy")
+        cursor.execute(f"DROP TABLE {unique}")
+
+
+@service
 def test_redis_remembers(redis: str, unique: str) -> None:
     assert command(redis, "SET", unique, "hello", "EX", "60") == "+OK"
     assert command(redis, "GET", unique).split() == ["$5", "hello"]
@@ -198,6 +209,21 @@ def use_postgresql(address: str, name: str, first: bool) -> None:
         assert connection.execute(f"SELECT word FROM {name}").fetchone() == ("kept",)
 
 
+def mysql(address: str) -> pymysql.Connection:
+    url = urlsplit(address)
+    return pymysql.connect(
+        host=url.hostname, port=url.port, user=url.username, password=url.password or "", database=url.path[1:], autocommit=True
+    )
+
+
+def use_mariadb(address: str, name: str, first: bool) -> None:
+    with mysql(address) as connection, connection.cursor() as cursor:
+        if first:
+            cursor.execute(f"CREATE TABLE {name} AS SELECT 'kept' AS word")
+        cursor.execute(f"SELECT word FROM {name}")
+        assert cursor.fetchone() == ("kept",)
+
+
 def use_rabbitmq(address: str, name: str, first: bool) -> None:
     import asyncio
 
@@ -224,6 +250,7 @@ def use_rabbitmq(address: str, name: str, first: bool) -> None:
         ("rabbitmq", use_rabbitmq, "kill"),
         ("postgresql", use_postgresql, "kill"),
         ("postgresql", use_postgresql, "stop"),
+        ("mariadb", use_mariadb, "kill"),
     ],
 )
 def test_a_server_comes_back_as_it_was(
@@ -507,7 +534,7 @@ def test_ports_are_given_once_and_are_not_those_of_outgoing_connections() -> Non
 
 def test_compose_has_the_same_images_and_settings_as_the_tests() -> None:
     declared = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-    kinds = (kafka.Kafka, rabbitmq.RabbitMQ, postgresql.PostgreSQL, redis.Redis)
+    kinds = (kafka.Kafka, rabbitmq.RabbitMQ, postgresql.PostgreSQL, mariadb.MariaDB, redis.Redis)
     assert set(declared) == {kind.name for kind in kinds}
     for kind in kinds:
         image, entry = kind.image(), declared[kind.name]

@@ -15,7 +15,12 @@ from tenancy import testing
 from tenancy.data.redis import PartSize, RedisPartition
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import assert_type
+
+    from tenancy.data.databases import Command, Database, DatabasePerKey, Provider, SQLiteFile
+    from tenancy.data.databases.postgresql import PostgresClone
 
     key = tenancy.RoutingKey("pr-42")
     assert_type(tenancy.routing_key(), tenancy.RoutingKey | None)
@@ -89,3 +94,11 @@ if TYPE_CHECKING:
     assert_type(testing.rabbitmq_message(b"", key="pr-42").answers, list[testing.Answer])
     testing.carrier("soap")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     testing.record_hops("pr-42")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+    command = Command(["make", "{key}"], drop=["drop", "{key}"], registry="sqlite:///registry.db")
+    providers: list[Provider] = [SQLiteFile("golden.db", "made"), PostgresClone("golden", "postgresql://host/postgres"), command]
+    assert_type(providers[0].create(key), str)
+    assert_type(providers[0].databases(), Mapping[tenancy.RoutingKey, Database])
+    DatabasePerKey(providers[0], unknown="refuse")
+    DatabasePerKey(providers[0], unknown="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    DatabasePerKey("postgresql://host")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -305,11 +305,12 @@ LIBRARIES: tuple[Entry, ...] = (
         "sqlalchemy",
         ("sqlalchemy",),
         "data",
-        by_hand=("tenancy.data.sqlalchemy",),
+        by_hand=("tenancy.data.databases", "tenancy.data.sqlalchemy"),
         instrumentors=("sqlalchemy",),
         uncovered="the rows of all keys and of the baseline lie together",
         opentelemetry="the rows of all keys and of the baseline lie together",
-        do="RowPartition(column=..., baseline=...).install(engine), of tenancy.data.sqlalchemy",
+        do="RowPartition(column=..., baseline=...).install(engine), of tenancy.data.sqlalchemy; or DatabasePerKey(provider).install(engine), "
+        "of tenancy.data.databases",
     ),
     Entry(
         "redis",
