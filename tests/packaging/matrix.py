@@ -155,7 +155,7 @@ EXTRAS: Mapping[str, Row] = {
             "tenancy.messaging.aio_pika",
             *(
                 f"tenancy.messaging.rabbitmq.{name}"
-                for name in ("aio", "aio_forward", "aio_get", "aio_source", "broker", "session")
+                for name in ("aio", "aio_forward", "aio_frames", "aio_get", "aio_source", "broker", "session")
             ),
         ),
         tests=("tests/messaging/test_aio_pika.py",),
