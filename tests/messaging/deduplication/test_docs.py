@@ -124,11 +124,11 @@ async def test_the_user_of_redis(own_service: Callable[[str], services.Service])
         assert admin.execute_command(*line.split()) == b"OK"
     as_consumer = address.replace("//", "//tenancy-consumer:password@")
     handle = open_deduplication(as_consumer, ttl=30)
-    check_user(handle, lambda: admin.delete(f"tenancy:message:{SCOPE} m-1"))
+    check_user(handle, lambda: admin.delete(f"tenancy::message:{SCOPE} m-1"))
     claim = await handle.aclaim(SCOPE, "m-3")
     assert await handle.adone(claim) is True
     await handle.aclose()
     consumer: Any = client_library.Redis.from_url(as_consumer)
-    for command in (("GET", "tenancy:routes"), ("SET", "another", "1"), ("KEYS", "*"), ("FLUSHALL",)):
+    for command in (("GET", "tenancy::routes"), ("SET", "another", "1"), ("KEYS", "*"), ("FLUSHALL",)):
         with pytest.raises(client_library.exceptions.NoPermissionError):
             consumer.execute_command(*command)

@@ -123,7 +123,7 @@ class TestRedis(OutageContract, ServerContract):
         host, port = primary.address.rpartition("/")[0].removeprefix("redis://").split(":")
         follower = client_library.Redis.from_url(replica.address)
         follower.replicaof(host, port)
-        eventually(lambda: follower.exists(f"tenancy:message:{SCOPE} m-1"), 20)
+        eventually(lambda: follower.exists(f"tenancy::message:{SCOPE} m-1"), 20)
         with pytest.raises(DeduplicationError, match="read only replica"):
             open_deduplication(replica.address).claim(SCOPE, "m-2")
 

@@ -63,7 +63,7 @@ class TestRedis(OutageContract, ServerContract):
         assert not live.view().fresh()  # type: ignore[union-attr]
 
     def test_the_prefix_is_that_of_all_keys(self, place: RedisPlace, store: RouteStore) -> None:
-        """Two prefixes are two tables, and without one it is ``tenancy:``."""
+        """Two prefixes are two tables, and without one it is ``tenancy::``."""
         other = open_store(place.url.replace(f"{place.prefix}:", f"{place.prefix}:other:"))
         with pytest.raises(RouteSourceError, match="there is no route table"):
             other.head()
@@ -88,7 +88,7 @@ class TestRedis(OutageContract, ServerContract):
         host, port = primary.address.rpartition("/")[0].removeprefix("redis://").split(":")
         follower = client_library.Redis.from_url(replica.address)
         follower.replicaof(host, port)
-        eventually(lambda: follower.exists("tenancy:routes"), 20)
+        eventually(lambda: follower.exists("tenancy::routes"), 20)
         store = open_store(replica.address)
         for call in (store.head, store.snapshot):
             with pytest.raises(RouteSourceError, match="is a replica, which lags behind"):

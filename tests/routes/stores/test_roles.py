@@ -111,7 +111,7 @@ def test_a_user_for_each_workload(own_service: Callable[[str], services.Service]
     address = own_service("redis").address
     (lines,) = (text for text in blocks(PAGE, "text") if "ACL SETUSER" in text)
     admin: Any = client_library.Redis.from_url(address)
-    narrow, wide = "~tenancy:members:shop/orders", "~tenancy:members:*"
+    narrow, wide = "~tenancy::members:shop/orders", "~tenancy::members:*"
     assert f"`{narrow}` in place of `{wide}`" in PAGE.read_text()
     for line in lines.splitlines():
         assert admin.execute_command(*line.replace(wide, narrow).split()) == b"OK"
@@ -120,7 +120,7 @@ def test_a_user_for_each_workload(own_service: Callable[[str], services.Service]
     as_reader = address.replace("//", "//tenancy-reader:reader-password@")
     check_workloads(open_store(as_reader), controller)
     reader: Any = client_library.Redis.from_url(as_reader)
-    for command in (("HDEL", "tenancy:members:shop/notify", "c-1"), ("EXPIRE", "tenancy:members:shop/notify", "1")):
+    for command in (("HDEL", "tenancy::members:shop/notify", "c-1"), ("EXPIRE", "tenancy::members:shop/notify", "1")):
         with pytest.raises(client_library.exceptions.NoPermissionError):
             reader.execute_command(*command)
 
@@ -138,11 +138,11 @@ def test_the_users_of_redis(own_service: Callable[[str], services.Service]) -> N
     check_roles(open_store(as_reader), controller)
     reader: Any = client_library.Redis.from_url(as_reader)
     for command in (
-        ("HSET", "tenancy:routes", "version", "9"),
-        ("HDEL", "tenancy:routes", "id"),
-        ("EXPIRE", "tenancy:routes", "1"),
-        ("DEL", "tenancy:routes"),
-        ("PUBLISH", "tenancy:changes", "9"),
+        ("HSET", "tenancy::routes", "version", "9"),
+        ("HDEL", "tenancy::routes", "id"),
+        ("EXPIRE", "tenancy::routes", "1"),
+        ("DEL", "tenancy::routes"),
+        ("PUBLISH", "tenancy::changes", "9"),
         ("GET", "another"),
         ("HGETALL", "another"),
         ("KEYS", "*"),
@@ -151,5 +151,5 @@ def test_the_users_of_redis(own_service: Callable[[str], services.Service]) -> N
         with pytest.raises(client_library.exceptions.NoPermissionError):
             reader.execute_command(*command)
     with pytest.raises(client_library.ResponseError, match=r"(?i)permission|ACL"):
-        reader.eval("return redis.call('HSET', KEYS[1], 'version', '9')", 1, "tenancy:routes")
+        reader.eval("return redis.call('HSET', KEYS[1], 'version', '9')", 1, "tenancy::routes")
     assert controller.head().version == 3

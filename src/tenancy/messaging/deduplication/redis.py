@@ -66,7 +66,7 @@ class RedisDeduplication:
 
     Args:
         url: ``redis://user:password@host:6379/0``, or ``rediss://`` with TLS. ``?prefix=name:`` has the names of all keys begin otherwise
-            than with ``tenancy:``; all other options are those of redis-py.
+            than with ``tenancy::``, which no name that is made from a routing key does; all other options are those of redis-py.
         ttl: Seconds after which a claim expires.
         retention: Seconds for which it is remembered that a message was handled.
         timeout: Seconds for which a call waits: for the connection, and for each part of the answer.
@@ -82,7 +82,7 @@ class RedisDeduplication:
         self.retention = check_seconds("retention", retention)
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query))
-        self._prefix = f"{query.pop('prefix', 'tenancy:')}message:"
+        self._prefix = f"{query.pop('prefix', 'tenancy::')}message:"
         self._address = urlunsplit(parts._replace(query=urlencode(query)))
         # A call on a connection that turns out to be closed is made once more: all of them can be, since each has a token. What has taken too
         # long is not.

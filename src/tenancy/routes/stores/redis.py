@@ -98,7 +98,7 @@ class RedisStore:
 
     Args:
         url: ``redis://user:password@host:6379/0``, or ``rediss://`` with TLS. ``?prefix=name:`` has the names of all keys begin otherwise
-            than with ``tenancy:``; all other options are those of redis-py.
+            than with ``tenancy::``, which no name that is made from a routing key does; all other options are those of redis-py.
         timeout: Seconds for which a call waits: for the connection, and for each part of the answer.
 
     Raises:
@@ -110,7 +110,7 @@ class RedisStore:
         self.name = f"the route store {hidden(url)}"
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query))
-        prefix = query.pop("prefix", "tenancy:")
+        prefix = query.pop("prefix", "tenancy::")
         self._table, self._channel, self._members = f"{prefix}routes", f"{prefix}changes", f"{prefix}members:"
         try:
             # A call that is tried again has no time-out. A child that is forked has connections of its own: redis-py sees to that.
