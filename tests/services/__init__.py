@@ -19,6 +19,7 @@ from .docker import Container
 from .kafka import Kafka
 from .kafka import mock as mock_kafka
 from .local import Local
+from .pgbouncer import PgBouncer
 from .postgresql import PostgreSQL
 from .rabbitmq import RabbitMQ
 from .redis import Redis
@@ -39,7 +40,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_KINDS: dict[str, type[Local]] = {kind.name: kind for kind in (Kafka, RabbitMQ, PostgreSQL, Redis)}
+_KINDS: dict[str, type[Local]] = {kind.name: kind for kind in (Kafka, RabbitMQ, PostgreSQL, PgBouncer, Redis)}
 
 NAMES = tuple(_KINDS)
 
