@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .base import Image, Missing, free_port
-from .postgresql import OPTIONS, PostgreSQL
+from .postgresql import PostgreSQL
 
 __all__ = ["USERS", "PgBouncer"]
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from .base import Image, Missing, ask
 from .local import Local
 
-__all__ = ["OPTIONS", "PostgreSQL"]
+__all__ = ["PostgreSQL"]
 
 DATABASE = "tenancy"
 
 # fsync guards against a crash of the machine, which would take the test along; a killed server loses nothing without it. Commits are
 # still handed to the operating system (synchronous_commit stays on), or a killed server would lose some that it had confirmed.
 _SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "shared_buffers": "64MB"}
-OPTIONS = tuple(word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}"))
+_OPTIONS = tuple(word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}"))
 
 
 class PostgreSQL(Local):
@@ -59,7 +59,7 @@ class PostgreSQL(Local):
     @staticmethod
     def image() -> Image:
         environment = {"POSTGRES_USER": "postgres", "POSTGRES_DB": DATABASE, "POSTGRES_HOST_AUTH_METHOD": "trust"}
-        return Image("postgres:17", 5432, environment, ("postgres", *OPTIONS))
+        return Image("postgres:17", 5432, environment, ("postgres", *_OPTIONS))
 
     @staticmethod
     def url(host: str, port: int) -> str:
@@ -93,7 +93,7 @@ class PostgreSQL(Local):
         The command line of the server, on a port.
         """
         place = ["-D", str(self._data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", str(self.directory)]
-        return [str(self.binaries / "postgres"), *place, *OPTIONS]
+        return [str(self.binaries / "postgres"), *place, *_OPTIONS]
 
     def environment(self) -> dict[str, str]:
         # Messages are compared with English ones by people who read the log tail.

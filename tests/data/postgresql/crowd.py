@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, TimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import tenancy
@@ -138,10 +139,9 @@ class Crowd:
         chance = random.Random(f"{self.seed}-{name}")
         for number in range(transactions):
             with self._one(chance, f"{name}-{number}") as (key, owner, token, fault, ended):
-                with tenancy.scope(key):
-                    with engine.begin() as connection:
-                        self._in(connection, owner, token, fault, chance)
-                        ended.append("commit")
+                with tenancy.scope(key), engine.begin() as connection:
+                    self._in(connection, owner, token, fault, chance)
+                    ended.append("commit")
 
     async def _tasks(self, engine: AsyncEngine, transactions: int, number: int) -> None:
         await asyncio.gather(*(self._task(engine, transactions // 16, f"{number}-{at}") for at in range(16)))
@@ -153,10 +153,10 @@ class Crowd:
             with self._one(chance, f"{name}-{number}") as (key, owner, token, fault, ended):
 
                 async def work() -> None:
-                    with tenancy.scope(key):  # noqa: B023
+                    with tenancy.scope(key):
                         async with engine.begin() as connection:
-                            await connection.run_sync(self._in, owner, token, fault, chance)  # noqa: B023
-                            ended.append("commit")  # noqa: B023
+                            await connection.run_sync(self._in, owner, token, fault, chance)
+                            ended.append("commit")
 
                 task = asyncio.ensure_future(work())
                 if fault == "cancel":
@@ -183,7 +183,7 @@ class Crowd:
         try:
             yield key, owner, token, fault, ended
             there = True
-        except (_Deliberate, DBAPIError, TimeoutError, asyncio.CancelledError) as error:
+        except (_Deliberate, DBAPIError, PoolTimeout, asyncio.CancelledError) as error:
             outcome = type(error).__name__
             if ended:  # whether the commit arrived is not known
                 there = None

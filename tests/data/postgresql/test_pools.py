@@ -157,14 +157,13 @@ def test_a_killed_connection_is_an_error_of_sqlalchemy_and_the_pool_makes_anothe
 
 
 def test_a_connection_killed_in_a_transaction_loses_it_and_enters_again(place: Place, covered: Engine) -> None:
-    with tenancy.scope("pr-1"):
-        with covered.connect() as connection:
-            connection.exec_driver_sql("INSERT INTO entries VALUES (8, 'pr-1')")
-            _kill(place)
-            with pytest.raises(OperationalError):
-                connection.exec_driver_sql("SELECT 1")
-            connection.rollback()
-            assert connection.exec_driver_sql("SELECT count(*), current_user::text FROM entries").one() == (1, "tenancy_keyed")
+    with tenancy.scope("pr-1"), covered.connect() as connection:
+        connection.exec_driver_sql("INSERT INTO entries VALUES (8, 'pr-1')")
+        _kill(place)
+        with pytest.raises(OperationalError):
+            connection.exec_driver_sql("SELECT 1")
+        connection.rollback()
+        assert connection.exec_driver_sql("SELECT count(*), current_user::text FROM entries").one() == (1, "tenancy_keyed")
 
 
 def _kill(place: Place) -> None:

@@ -155,6 +155,10 @@ class _Cover:
         state, _, revision = answer.partition(" ")
         if state == "ready":
             return Transaction(key, revision)
+        if state == "gone":
+            raise PartitionError(
+                f"a schema of the partition of {key} is gone, which somebody has dropped: call refresh({str(key)!r})"
+            )
         if state not in self._policies:
             raise PartitionError(
                 f"the partition of {key} is {state}, while the baseline's tables are changed or it is made: try again"
@@ -201,8 +205,8 @@ class _Cover:
         inside = connection.info.get(_INFO, _BASELINE)
         original = context.original_exception
         state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-        if inside is _ENTERING and state in _SETUP:
-            raise ConfigurationError(f"{str(original).splitlines()[0]}: {_SETUP[state]}") from original
+        if inside is _ENTERING and (setup := _SETUP.get(state or "")):
+            raise ConfigurationError(f"{str(original).splitlines()[0]}: {setup}") from original
         if inside.revision is None:
             return
         hint = _HINTS.get(state or "")
@@ -230,7 +234,7 @@ def _given_up(connection: Connection) -> None:
         try:
             # A pool that resets nothing would hand the open transaction on.
             connection.connection.rollback()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, another is on its way already
             connection.invalidate(error)
     connection.close()
 
