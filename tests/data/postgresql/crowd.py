@@ -138,10 +138,10 @@ class Crowd:
     def _thread(self, engine: Engine, transactions: int, name: str) -> None:
         chance = random.Random(f"{self.seed}-{name}")
         for number in range(transactions):
-            with self._one(chance, f"{name}-{number}") as (key, owner, token, fault, ended):
-                with tenancy.scope(key), engine.begin() as connection:
-                    self._in(connection, owner, token, fault, chance)
-                    ended.append("commit")
+            one = self._one(chance, f"{name}-{number}")
+            with one as (key, owner, token, fault, ended), tenancy.scope(key), engine.begin() as connection:
+                self._in(connection, owner, token, fault, chance)
+                ended.append("commit")
 
     async def _tasks(self, engine: AsyncEngine, transactions: int, number: int) -> None:
         await asyncio.gather(*(self._task(engine, transactions // 16, f"{number}-{at}") for at in range(16)))

@@ -13,7 +13,7 @@ from ...key import RoutingKey
 from .checks import References, checks, within_statement
 from .layout import Layout
 from .overlay import delta, faults, indexed, own_table, view, writes
-from .structure import ForeignKey, Table, View, literal, qualified, quoted
+from .structure import ForeignKey, Table, View, dollar_quoted, literal, qualified, quoted
 
 __all__ = ["Mode", "Plan", "Rows", "mode_of", "refusal", "value_of"]
 
@@ -292,10 +292,11 @@ class Plan:
             yield f"GRANT SELECT ON {name} TO {reader}"
         # What looks at the baseline does so by this role's rights, which are to read it, and no others.
         for own in self.layout.schemas.values():
-            yield f"""DO $tenancy$
+            body = f"""
 DECLARE f regprocedure;
 BEGIN
 FOR f IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = {literal(quoted(own))}::regnamespace AND prosecdef LOOP
-  EXECUTE format('ALTER FUNCTION %s OWNER TO {reader.replace("'", "''")}', f);
+  EXECUTE format('ALTER FUNCTION %s OWNER TO %s', f, {literal(reader)});
 END LOOP;
-END $tenancy$"""
+END """
+            yield f"DO {dollar_quoted(body)}"
