@@ -74,6 +74,7 @@ def checks(
         bodies["UPDATE"] += f"INSERT INTO {names.hidden} ({columns}) SELECT {columns} FROM added ON CONFLICT DO NOTHING;\n"
     if any(bodies.values()):
         body = f"""
+#variable_conflict use_column
 DECLARE found_values text;
 BEGIN
 IF TG_OP = 'INSERT' THEN
@@ -159,6 +160,7 @@ def _deferred_reference(table: Table, key: ForeignKey, layout: Layout, written: 
     rows = [column.name for column in table.primary_key]
     alive = f" AND EXISTS (SELECT FROM {written} a WHERE {still}{_same_row(rows)})"
     body = f"""
+#variable_conflict use_column
 DECLARE found_values text := {_values(key, "NEW")};
 BEGIN
 IF {_given(key, "NEW")} AND NOT EXISTS (SELECT FROM {visible(key.to_schema, key.to_table)} p WHERE {found}){alive} THEN
@@ -310,6 +312,7 @@ END IF;"""
         still = _equal("p.", key.to_columns, "gone.", key.to_columns)
         referring = _equal("c.", key.columns, "gone.", key.to_columns)
         body = f"""
+#variable_conflict use_column
 DECLARE gone record;
 BEGIN{start}
 IF NOT EXISTS (SELECT FROM {names.table} p WHERE {still})

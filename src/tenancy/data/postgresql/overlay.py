@@ -120,6 +120,7 @@ def writes(table: Table, layout: Layout, *, cascades: str, moves: str) -> Iterat
   IF mine THEN RETURN NULL; END IF;
   {lost}"""
     body = f"""
+#variable_conflict use_column
 DECLARE
   r {names.table}%ROWTYPE;
   mine boolean;
