@@ -181,7 +181,8 @@ def test_whatever_things_are_called_a_partition_lives_and_the_baseline_stays(
         f"SET LOCAL search_path = {q(schema)}",
         *(
             f"CREATE TABLE {q(name)} ({q(identity)} integer CONSTRAINT {q(key_of[name])} PRIMARY KEY, "
-            f"{q(label)} text DEFAULT {literal(label)}, {q(parent)} integer, CONSTRAINT {q(check)} CHECK ({q(label)} <> {literal(check + 'x')}))"
+            f"{q(label)} text DEFAULT {literal(label)}, {q(parent)} integer, "
+            f"CONSTRAINT {q(check)} CHECK ({q(label)} <> {literal(check + 'x')}))"
             for name in tables
         ),
         f"CREATE UNIQUE INDEX {q(index)} ON {base} ({q(label)})",
