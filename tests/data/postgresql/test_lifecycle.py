@@ -356,6 +356,15 @@ def test_create_at_once_from_several_processes_is_once(shop: PostgresIsolation, 
     assert [(status.key, status.state) for status in shop.status()] == [("pr-1", "ready")]
 
 
+def test_many_keys_are_made_and_dropped_at_once(shop: PostgresIsolation) -> None:
+    keys = [f"pr-{number}" for number in range(12)]
+    for call in (shop.create, shop.refresh, shop.drop):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(call, keys))
+    assert {status.state for status in shop.status()} == {"dropped"}
+    assert len(shop.status()) == 12
+
+
 def test_a_create_that_is_killed_in_its_middle_leaves_nothing(
     shop: PostgresIsolation, owner: Engine, postgresql: str, name: str
 ) -> None:

@@ -243,6 +243,17 @@ def test_a_transaction_that_was_ended_behind_sqlalchemy_is_found(place: Place, d
     run(place.admin, "DELETE FROM public__pr_1.entries__delta")
 
 
+def test_a_two_phase_transaction_is_refused_to_a_key(covered: Engine) -> None:
+    with tenancy.scope("pr-1"), covered.connect() as connection:
+        for refused in (PartitionError, ResourceClosedError):
+            with pytest.raises(refused):
+                connection.begin_twophase()
+    with covered.connect() as connection:
+        transaction = connection.begin_twophase()
+        assert connection.exec_driver_sql("SELECT current_user::text").scalar() == "tenancy_app"
+        transaction.rollback()
+
+
 # What the database is not prepared for.
 
 

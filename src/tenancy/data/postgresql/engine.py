@@ -136,7 +136,12 @@ class _Cover:
             raise
 
     def _begin_twophase(self, connection: Connection, _: Any) -> None:
-        self._begin(connection)
+        key = routing_key()
+        connection.info[_INFO] = _BASELINE
+        if key is not None:
+            # The driver begins it later, and not where something was executed before.
+            _given_up(connection)
+            raise PartitionError(f"a two-phase transaction cannot be one of {key}: use begin(), or do it without a routing key")
 
     def _entered(self, connection: Connection, key: RoutingKey) -> Transaction:
         raw: Any = connection.connection.dbapi_connection

@@ -103,6 +103,7 @@ class Maker:
         run(connection, plan.storage())
         comment = literal(f"{_OURS}{key}")
         run(connection, [f"COMMENT ON SCHEMA {quoted(schema)} IS {comment}" for schema in plan.layout.schemas.values()])
+        registry.lock_rights(connection)
         run(connection, plan.surface())
         self._register(connection, plan, mark, created=datetime.now(timezone.utc), expires=expires)
 

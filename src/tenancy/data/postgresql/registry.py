@@ -20,7 +20,7 @@ from .structure import literal, quoted
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["SCHEMA", "Registered", "allowed", "entering", "forget", "install", "installed", "lock", "lock_all", "read", "write"]
+__all__ = ["SCHEMA", "Registered", "allowed", "entering", "forget", "install", "installed", "lock", "lock_all", "lock_rights", "read", "write"]
 
 #: The schema of the register.
 SCHEMA = "tenancy"
@@ -148,6 +148,13 @@ def lock_all(connection: Connection) -> None:
     Wait until no partition is being made or dropped, and let none be until this transaction ends.
     """
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('tenancy', 0))")
+
+
+def lock_rights(connection: Connection) -> None:
+    """
+    Wait until nobody else grants rights on the baseline's tables: PostgreSQL refuses two at once ("tuple concurrently updated").
+    """
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('tenancy.rights', 0))")
 
 
 def lock(connection: Connection, key: RoutingKey) -> None:
