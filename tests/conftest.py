@@ -40,6 +40,12 @@ def mariadb() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def pgbouncer() -> Iterator[str]:
+    """The DSN of a real PgBouncer in transaction mode, as a superuser of the PostgreSQL behind it in the database `tenancy`."""
+    yield from _address("pgbouncer")
+
+
+@pytest.fixture(scope="session")
 def redis() -> Iterator[str]:
     """The URL of a real Redis."""
     yield from _address("redis")

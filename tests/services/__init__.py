@@ -20,6 +20,7 @@ from .kafka import Kafka
 from .kafka import mock as mock_kafka
 from .local import Local
 from .mariadb import MariaDB
+from .pgbouncer import PgBouncer
 from .postgresql import PostgreSQL
 from .rabbitmq import RabbitMQ
 from .redis import Redis
@@ -40,7 +41,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_KINDS: dict[str, type[Local]] = {kind.name: kind for kind in (Kafka, RabbitMQ, PostgreSQL, MariaDB, Redis)}
+_KINDS: dict[str, type[Local]] = {kind.name: kind for kind in (Kafka, RabbitMQ, PostgreSQL, PgBouncer, MariaDB, Redis)}
 
 NAMES = tuple(_KINDS)
 

@@ -46,7 +46,7 @@ class PostgreSQL(Local):
     def __init__(self, binaries: Path, user: str | None) -> None:
         super().__init__()
         self.user = user
-        self._binaries = binaries
+        self.binaries = binaries
 
     @classmethod
     def locate(cls) -> PostgreSQL:
@@ -77,17 +77,23 @@ class PostgreSQL(Local):
         return self.directory / "data"
 
     def prepare(self) -> None:
-        initdb = [str(self._binaries / "initdb"), "-D", str(self._data), "-U", "postgres", "--auth=trust", "--no-sync"]
+        initdb = [str(self.binaries / "initdb"), "-D", str(self._data), "-U", "postgres", "--auth=trust", "--no-sync"]
         self.run([*initdb, "--encoding=UTF8", "--locale=C"])
         # The single-user mode needs no client program, and no server to be started for it.
         self.run(
-            [str(self._binaries / "postgres"), "--single", "-F", "-D", str(self._data), "template1"],
+            [str(self.binaries / "postgres"), "--single", "-F", "-D", str(self._data), "template1"],
             f"CREATE DATABASE {DATABASE}\n",
         )
 
     def command(self) -> list[str]:
-        place = ["-D", str(self._data), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-k", str(self.directory)]
-        return [str(self._binaries / "postgres"), *place, *_OPTIONS]
+        return self.server_command(self.port)
+
+    def server_command(self, port: int) -> list[str]:
+        """
+        The command line of the server, on a port.
+        """
+        place = ["-D", str(self._data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", str(self.directory)]
+        return [str(self.binaries / "postgres"), *place, *_OPTIONS]
 
     def environment(self) -> dict[str, str]:
         # Messages are compared with English ones by people who read the log tail.

@@ -179,6 +179,16 @@ def test_mariadb_has_the_database(mariadb: str, unique: str) -> None:
         cursor.execute(f"DROP TABLE {unique}")
 
 
+@pytest.mark.service
+def test_pgbouncer_hands_one_connection_from_transaction_to_transaction(pgbouncer: str) -> None:
+    with psycopg.connect(pgbouncer) as one, psycopg.connect(pgbouncer) as other:
+        pids = set()
+        for connection in (one, other) * 5:
+            pids.add(connection.execute("SELECT pg_backend_pid()").fetchone())
+            connection.commit()
+    assert len(pids) == 1
+
+
 @service
 def test_redis_remembers(redis: str, unique: str) -> None:
     assert command(redis, "SET", unique, "hello", "EX", "60") == "+OK"
@@ -203,7 +213,8 @@ def use_kafka(address: str, name: str, first: bool) -> None:
 
 
 def use_postgresql(address: str, name: str, first: bool) -> None:
-    with psycopg.connect(address) as connection:
+    # Behind PgBouncer a prepared statement may be another session's.
+    with psycopg.connect(address, prepare_threshold=None) as connection:
         if first:
             connection.execute(f"CREATE TABLE {name} AS SELECT 'kept' AS word")
         assert connection.execute(f"SELECT word FROM {name}").fetchone() == ("kept",)
@@ -251,6 +262,7 @@ def use_rabbitmq(address: str, name: str, first: bool) -> None:
         ("postgresql", use_postgresql, "kill"),
         ("postgresql", use_postgresql, "stop"),
         ("mariadb", use_mariadb, "kill"),
+        ("pgbouncer", use_postgresql, "kill"),
     ],
 )
 def test_a_server_comes_back_as_it_was(

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
-from .structure import Column, ForeignKey, Index, Table, View, qualified, quoted
+from .structure import Column, ForeignKey, Index, Table, View, literal, qualified, quoted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["read_tables", "read_views", "relation_names"]
+__all__ = ["missing_schemas", "read_tables", "read_views", "relation_names"]
 
 _TABLES = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity,
@@ -87,7 +87,7 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
     columns: dict[int, list[Column]] = defaultdict(list)
     for oid, number, name, kind, default, generated, identity, not_null, sequence in _rows(connection, _COLUMNS, oids=oids):
         if identity:
-            default = f"nextval({_text(sequence)}::regclass)"
+            default = f"nextval({literal(sequence)}::regclass)"
         expression = default if generated else None
         columns[oid].append(Column(number, name, kind, None if generated else default, expression, identity, not_null))
     names = {oid: (schema, name) for oid, schema, name, *_ in found}
@@ -151,6 +151,17 @@ def read_views(connection: Connection, schemas: Iterable[str]) -> list[View]:
     return ordered
 
 
+def missing_schemas(connection: Connection, schemas: Iterable[str]) -> list[str]:
+    """
+    Return those of some schemas that are not there.
+    """
+    there = {
+        row[0]
+        for row in _rows(connection, "SELECT nspname FROM pg_namespace WHERE nspname = ANY(%(schemas)s)", schemas=list(schemas))
+    }
+    return [schema for schema in schemas if schema not in there]
+
+
 def relation_names(connection: Connection, schemas: Iterable[str]) -> set[str]:
     """
     Return the names of all relations of some schemas: tables, indexes, sequences, views.
@@ -161,10 +172,6 @@ def relation_names(connection: Connection, schemas: Iterable[str]) -> set[str]:
 
 def _rows(connection: Connection, sql: str, **parameters: Any) -> list[Any]:
     return list(connection.exec_driver_sql(sql, parameters).all())
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def _after_table(name: str, definition: str, table: tuple[str, str], *, unique: bool, partitioned: bool) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from .layout import Layout
-from .structure import ForeignKey, Index, Table, literal, qualified, quoted
+from .structure import ForeignKey, Index, Table, dollar_quoted, literal, qualified, quoted
 
 __all__ = ["References", "checks", "within_statement"]
 
@@ -73,7 +73,8 @@ def checks(
         bodies["INSERT"] += f"INSERT INTO {names.hidden} ({columns}) SELECT {columns} FROM added ON CONFLICT DO NOTHING;\n"
         bodies["UPDATE"] += f"INSERT INTO {names.hidden} ({columns}) SELECT {columns} FROM added ON CONFLICT DO NOTHING;\n"
     if any(bodies.values()):
-        yield f"""CREATE FUNCTION {names.checks}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+        body = f"""
+#variable_conflict use_column
 DECLARE found_values text;
 BEGIN
 IF TG_OP = 'INSERT' THEN
@@ -82,7 +83,8 @@ ELSE
   {bodies["UPDATE"]}
 END IF;
 RETURN NULL;
-END $tenancy$"""
+END """
+        yield f"CREATE FUNCTION {names.checks}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"
         yield (
             f"CREATE TRIGGER tenancy_inserted AFTER INSERT ON {written} REFERENCING NEW TABLE AS added "
             f"FOR EACH STATEMENT EXECUTE FUNCTION {names.checks}()"
@@ -157,14 +159,16 @@ def _deferred_reference(table: Table, key: ForeignKey, layout: Layout, written: 
     still = " AND ".join(f"a.{quoted(name)} IS NOT DISTINCT FROM NEW.{quoted(name)}" for name in key.columns)
     rows = [column.name for column in table.primary_key]
     alive = f" AND EXISTS (SELECT FROM {written} a WHERE {still}{_same_row(rows)})"
-    yield f"""CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+    body = f"""
+#variable_conflict use_column
 DECLARE found_values text := {_values(key, "NEW")};
 BEGIN
 IF {_given(key, "NEW")} AND NOT EXISTS (SELECT FROM {visible(key.to_schema, key.to_table)} p WHERE {found}){alive} THEN
   {_missing(key)}
 END IF;
 RETURN NULL;
-END $tenancy$"""
+END """
+    yield f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"
     yield (
         f"CREATE CONSTRAINT TRIGGER {quoted(key.name)} AFTER INSERT OR UPDATE ON {written} DEFERRABLE INITIALLY DEFERRED "
         f"FOR EACH ROW EXECUTE FUNCTION {function}()"
@@ -264,12 +268,13 @@ class References:
                 ended += sorted({qualified(schema, trigger), qualified(schema, hiding)})
         if ended:
             constraints = ", ".join(ended)
-            yield f"""CREATE FUNCTION {names.after}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+            body = f"""
 BEGIN
 SET CONSTRAINTS {constraints} IMMEDIATE;
 SET CONSTRAINTS {constraints} DEFERRED;
 RETURN NULL;
-END $tenancy$"""
+END """
+            yield f"CREATE FUNCTION {names.after}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"
             for on in (names.table, names.delta) if overlay else (names.table,):
                 events = "UPDATE" if on == names.delta else "UPDATE OR DELETE"
                 events = f"INSERT OR {events}" if self._own else events
@@ -278,7 +283,7 @@ END $tenancy$"""
                 yield f"CREATE TRIGGER tenancy_z_after AFTER {events} ON {on} FOR EACH STATEMENT{outermost} EXECUTE FUNCTION {names.after}()"
         deletes, moves = ("", "") if overlay else (self.deletes, self.moves)
         if deletes or moves:
-            yield f"""CREATE FUNCTION {names.writes}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+            body = f"""
 BEGIN
 IF TG_OP = 'DELETE' THEN
   {deletes}
@@ -286,7 +291,8 @@ ELSE
   {moves}
 END IF;
 RETURN NULL;
-END $tenancy$"""
+END """
+            yield f"CREATE FUNCTION {names.writes}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"
             yield f"CREATE TRIGGER tenancy_writes AFTER DELETE OR UPDATE ON {names.table} FOR EACH ROW EXECUTE FUNCTION {names.writes}()"
 
     def _check(self, key: ForeignKey, function: str, *, overlay: bool) -> str:
@@ -305,7 +311,8 @@ END IF;"""
         start = hidden or "\ngone := OLD;"
         still = _equal("p.", key.to_columns, "gone.", key.to_columns)
         referring = _equal("c.", key.columns, "gone.", key.to_columns)
-        return f"""CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+        body = f"""
+#variable_conflict use_column
 DECLARE gone record;
 BEGIN{start}
 IF NOT EXISTS (SELECT FROM {names.table} p WHERE {still})
@@ -313,4 +320,5 @@ IF NOT EXISTS (SELECT FROM {names.table} p WHERE {still})
   {self._referred(key, "gone")}
 END IF;
 RETURN NULL;
-END $tenancy$"""
+END """
+        return f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"

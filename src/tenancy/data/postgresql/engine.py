@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["cover", "uncover"]
 
+# https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS
+_IDLE = 0
 #: Where a connection has in mind whose transaction it is in.
 _INFO = "tenancy.transaction"
 
@@ -44,6 +46,8 @@ class Transaction(NamedTuple):
 
 
 _BASELINE = Transaction(None, None)
+#: While the statement is executed by which a transaction enters a partition.
+_ENTERING = Transaction(None, None)
 
 _HINTS: Mapping[str, str] = {
     "0A000": "SELECT ... FOR UPDATE would lock nothing of the baseline's rows in an overlay; leave it out, or use mode copy for that table",
@@ -121,10 +125,23 @@ class _Cover:
 
     def _begin(self, connection: Connection) -> None:
         key = routing_key()
-        connection.info[_INFO] = _BASELINE if key is None else self._entered(connection, key)
+        if key is None:
+            connection.info[_INFO] = _BASELINE
+            return
+        connection.info[_INFO] = _ENTERING
+        try:
+            connection.info[_INFO] = self._entered(connection, key)
+        except BaseException:
+            _given_up(connection)
+            raise
 
     def _begin_twophase(self, connection: Connection, _: Any) -> None:
-        self._begin(connection)
+        key = routing_key()
+        connection.info[_INFO] = _BASELINE
+        if key is not None:
+            # The driver begins it later, and not where something was executed before.
+            _given_up(connection)
+            raise PartitionError(f"a two-phase transaction cannot be one of {key}: use begin(), or do it without a routing key")
 
     def _entered(self, connection: Connection, key: RoutingKey) -> Transaction:
         raw: Any = connection.connection.dbapi_connection
@@ -139,10 +156,14 @@ class _Cover:
                 f"this connection {how}, where nothing holds for one transaction, so work of {key} would be done in the baseline's tables: "
                 "use a transaction, or do it without a routing key"
             )
-        answer = _one(connection, entering(key))
+        answer = str(connection.exec_driver_sql(entering(key)).scalar_one())
         state, _, revision = answer.partition(" ")
         if state == "ready":
             return Transaction(key, revision)
+        if state == "gone":
+            raise PartitionError(
+                f"a schema of the partition of {key} is gone, which somebody has dropped: call refresh({str(key)!r})"
+            )
         if state not in self._policies:
             raise PartitionError(
                 f"the partition of {key} is {state}, while the baseline's tables are changed or it is made: try again"
@@ -162,6 +183,8 @@ class _Cover:
     ) -> tuple[str, Any]:
         key = routing_key()
         inside = connection.info.get(_INFO)
+        if inside is _ENTERING:
+            return statement, parameters
         if inside is None:
             if key is None:
                 return statement, parameters
@@ -172,6 +195,11 @@ class _Cover:
                 "use a connection or Session for each routing key, or end the transaction in between"
             )
         if inside.revision is not None:
+            if _ended(connection.connection.driver_connection):
+                raise PartitionError(
+                    f"this transaction of {inside.key} was ended by SQL or by the driver, so the statement would be the baseline's: "
+                    "end it by commit() or rollback() of the Connection or Session"
+                )
             statement = self._inserts.redirected(connection, inside, statement, context)
         return statement, parameters
 
@@ -179,23 +207,48 @@ class _Cover:
         connection = context.connection
         if connection is None or context.sqlalchemy_exception is None or connection.closed:
             return
-        if connection.info.get(_INFO, _BASELINE).revision is None:
-            return
+        inside = connection.info.get(_INFO, _BASELINE)
         original = context.original_exception
         state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+        if inside is _ENTERING and (setup := _SETUP.get(state or "")):
+            raise ConfigurationError(f"{str(original).splitlines()[0]}: {setup}") from original
+        if inside.revision is None:
+            return
         hint = _HINTS.get(state or "")
         if hint is not None and (state != "0A000" or "FOR " in str(original)):
             raise PartitionError(f"{str(original).splitlines()[0]}: {hint}") from original
 
 
+# What the statement that enters a partition is refused by, where the fault is not in the work.
+_SETUP: Mapping[str, str] = {
+    "3F000": "the database is not prepared for partitions: call PostgresIsolation.install() once",
+    "42883": "the database is not prepared for partitions: call PostgresIsolation.install() once",
+    "42501": "this role may not become the one that statements of a key are run by: call PostgresIsolation.install(grant_to=[...]) with it",
+}
+
 _covered: dict[Engine, _Cover] = {}
 
 
-def _one(connection: Connection, sql: str) -> str:
-    # By the driver's own cursor: to SQLAlchemy the transaction has not begun yet.
-    cursor: Any = connection.connection.cursor()
-    try:
-        cursor.execute(sql)
-        return str(cursor.fetchone()[0])
-    finally:
-        cursor.close()
+def _given_up(connection: Connection) -> None:
+    """
+    Leave nothing of a transaction that could not begin. SQLAlchemy takes it for one that begins still, and would execute what comes next
+    without entering anything; so this Connection is closed.
+    """
+    if not connection.invalidated:
+        connection.info.pop(_INFO, None)
+        try:
+            # A pool that resets nothing would hand the open transaction on.
+            connection.connection.rollback()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, another is on its way already
+            connection.invalidate(error)
+    connection.close()
+
+
+def _ended(raw: Any) -> bool:
+    """
+    Return whether a driver's connection is in no transaction any more, as far as the driver says.
+    """
+    if (inside := getattr(raw, "is_in_transaction", None)) is not None:  # asyncpg
+        return not inside()
+    info = getattr(raw, "info", None)  # psycopg, psycopg2
+    return info is not None and getattr(info, "transaction_status", None) == _IDLE

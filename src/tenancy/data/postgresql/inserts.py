@@ -68,7 +68,8 @@ class Inserts:
         if at < 0:
             return statement
         # By an alias, since RETURNING and SET name the table.
-        return f"{statement[:at]}INSERT INTO {overlay.delta} AS {name} {statement[at + len(start) :]}"
+        delta = overlay.delta.replace("%", "%%") if compiled.preparer._double_percents else overlay.delta
+        return f"{statement[:at]}INSERT INTO {delta} AS {name} {statement[at + len(start) :]}"
 
     def prepare(self, connection: Connection, inside: Any, statement: Any, rows: list[Mapping[str, Any]]) -> None:
         """
@@ -110,7 +111,7 @@ class Inserts:
             return
         arrays = [[row[at] for row in values] for at in range(len(columns))]
         places = ", ".join(f":a{at}" for at in range(len(columns)))
-        escaped = function.replace("\\", "\\\\").replace(":", "\\:")
+        escaped = function.replace(":", "\\:")
         given = [bindparam(f"a{at}", arrays[at], type_=ARRAY(column.type)) for at, column in enumerate(columns)]
         connection.execute(text(f"SELECT {escaped}({places})").bindparams(*given))
 

@@ -5,25 +5,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from ..._optional import extra
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from . import registry
-from .catalog import read_tables, read_views, relation_names
-from .layout import Layout
-from .modes import Mode, Plan, Rows, checked, mode_of
+from .condition import Problem, Status, faults_of, status_of
+from .execution import begun, kept_path, run, synchronous
+from .maker import Maker
+from .modes import Mode, Rows, checked
 from .registry import Registered
-from .repair import remembered, repaired, weakened
-from .roles import made_roles, role_problems
-from .structure import fingerprint, quoted
+from .roles import checked_role, made_roles, opened, role_problems
 
 with extra("postgresql", "sqlalchemy"):
-    from sqlalchemy import Connection, Engine, create_engine
+    from sqlalchemy import Connection, Engine
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -32,46 +30,6 @@ __all__ = ["PostgresIsolation", "Problem", "Status"]
 
 # A retired key is remembered so long: more than a message that carries it can be under way.
 _TOMBSTONE = timedelta(days=7)
-# Of so many hidden rows reads of an overlay become slow.
-_MANY_HIDDEN = 10_000
-
-
-@dataclass(frozen=True)
-class Problem:
-    """
-    What `PostgresIsolation.check` found.
-
-    Args:
-        key: Whose partition it is about; None: all of them.
-        text: What is wrong, and what to do.
-    """
-
-    key: RoutingKey | None
-    text: str
-
-
-@dataclass(frozen=True)
-class Status:
-    """
-    A partition.
-
-    Args:
-        key: Its routing key.
-        state: ``ready``, ``detached``, ``making`` or ``dropped``.
-        schemas: The baseline's schemas, and its own in their place.
-        created: When it was made.
-        expires: When it may be dropped; None: not by itself.
-        size: Bytes on disk.
-        changed: For each overlaid table that has any: rows of the key's own, and rows of the baseline that it does not see.
-    """
-
-    key: RoutingKey
-    state: str
-    schemas: Mapping[str, str]
-    created: datetime
-    expires: datetime | None
-    size: int
-    changed: Mapping[str, tuple[int, int]]
 
 
 class PostgresIsolation:
@@ -106,15 +64,20 @@ class PostgresIsolation:
         reader: str = "tenancy_reader",
         admin: Engine | None = None,
     ) -> None:
-        self._tables = dict(tables or {})
-        checked(self._tables, default)
-        self._default: Mode = default
+        checked(tables or {}, default)
         if isinstance(schemas, str) or not (found := tuple(schemas)):
             raise ConfigurationError(f"schemas is {schemas!r}; give a list of names, such as ['public']")
+        for option, name in (("role", role), ("reader", reader)):
+            checked_role(option, name)
+        if role == reader:
+            raise ConfigurationError(
+                f"role and reader are both {role!r}: give two roles, since the second may read what the first may not"
+            )
         self._schemas = found
         self.role = role
         self.reader = reader
-        self._engine = admin if admin is not None else _synchronous(engine)
+        self._maker = Maker(dict(tables or {}), default, found, role, reader)
+        self._engine = synchronous(admin if admin is not None else engine)
 
     # The database
 
@@ -133,12 +96,14 @@ class PostgresIsolation:
             grant_to: The roles that the application connects as, where that is another one than here; they come to be members of *role*.
 
         Raises:
-            ConfigurationError: If a role has rights that it must not have.
+            ConfigurationError: If a role has rights that it must not have, or something may not be made by the role of this engine.
         """
-        with self._engine.begin() as connection:
+        with begun(self._engine) as connection:
             made_roles(connection, self.role, self.reader, [*grant_to])
-            _run(connection, registry.install(self.role))
-            self._refuse(role_problems(connection, self.role, self.reader, self._schemas))
+            registry.allowed(connection)
+            run(connection, registry.install(self.role))
+            if problems := role_problems(connection, self.role, self.reader):
+                raise ConfigurationError("; ".join(problems))
 
     def create(self, key: str, *, ttl: timedelta | None = None) -> Status:
         """
@@ -149,19 +114,19 @@ class PostgresIsolation:
             ttl: After which time `expire` drops it; default never.
 
         Raises:
-            PartitionError: If a table cannot have the mode that it has; the message says why, and what to do. Nothing was made then.
+            PartitionError: If a table cannot have the mode that it has, or something else is in the way; the message says why, and what to
+                do. Nothing was made then.
             ConfigurationError: If the database was not prepared by `install`.
         """
         key = RoutingKey(key)
         expires = None if ttl is None else datetime.now(timezone.utc) + ttl
-        with self._engine.begin() as connection:
-            self._entered(connection, key)
-            before = registry.read(connection, key)
-            if before and before[0].state in ("ready", "detached"):
-                registry.write(connection, key, expires=expires)
+        with begun(self._engine) as connection:
+            before = self._entered(connection, key)
+            if before is None or before.state == "dropped":
+                self._maker.make(connection, key, expires)
             else:
-                self._make(connection, key, expires)
-        return self.status(key)[0]
+                registry.write(connection, key, expires=expires)
+            return self._status(connection, key)[0]
 
     def drop(self, key: str, *, forget: bool = False) -> None:
         """
@@ -173,53 +138,57 @@ class PostgresIsolation:
             key: The routing key.
             forget: Whether it is not to be remembered.
         """
-        key = RoutingKey(key)
-        with self._engine.begin() as connection:
-            self._entered(connection, key)
-            before = registry.read(connection, key)
-            if not before:
-                return
-            self._remove_rows(connection, key, before[0])
-            for schema in before[0].schemas.values():
-                connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {quoted(schema)} CASCADE")
-            if forget:
-                registry.forget(connection, key)
-            elif before[0].state != "dropped":
-                registry.write(
-                    connection,
-                    key,
-                    state="dropped",
-                    schemas={},
-                    modes={},
-                    shape={},
-                    expires=datetime.now(timezone.utc) + _TOMBSTONE,
-                )
+        self._drop(RoutingKey(key), lambda _: "forget" if forget else "drop")
 
     def expire(self) -> list[RoutingKey]:
         """
         Drop the partitions whose time is over, forget those that were dropped long ago, and return the keys of those dropped now.
         """
         now = datetime.now(timezone.utc)
-        with self._engine.begin() as connection:
+
+        def over(found: Registered) -> str:
+            if found.expires is None or found.expires > now:
+                return "keep"
+            return "forget" if found.state == "dropped" else "drop"
+
+        with begun(self._engine) as connection:
             self._installed(connection)
-            over = [found for found in registry.read(connection) if found.expires is not None and found.expires <= now]
-        for found in over:
-            self.drop(found.key, forget=found.state == "dropped")
-        return [found.key for found in over if found.state != "dropped"]
+            keys = [found.key for found in registry.read(connection) if over(found) != "keep"]
+        # Who waits for transactions to end looks again afterwards: it may have been made anew, or live longer now.
+        return [key for key in keys if self._drop(key, over) == "drop"]
+
+    def _drop(self, key: RoutingKey, decide: Callable[[Registered], str]) -> str:
+        with begun(self._engine) as connection:
+            found = self._entered(connection, key)
+            what = "keep" if found is None else decide(found)
+            if found is None or what == "keep":
+                return what
+            self._maker.remove(connection, found)
+            if what == "forget":
+                registry.forget(connection, key)
+            elif found.state != "dropped":
+                tombstone = datetime.now(timezone.utc) + _TOMBSTONE
+                registry.write(connection, key, state="dropped", schemas={}, modes={}, shape={}, expires=tombstone)
+            return what
 
     def refresh(self, key: str) -> Status:
         """
         Drop all that a key has changed: its partition is as it would be if it were made now.
+
+        Args:
+            key: The routing key.
+
+        Raises:
+            PartitionError: If it has no partition, or it cannot be made; then it is as it was.
         """
         key = RoutingKey(key)
-        with self._engine.begin() as connection:
-            self._entered(connection, key)
-            before = self._one(connection, key)
-            self._remove_rows(connection, key, before)
-            for schema in before.schemas.values():
-                connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {quoted(schema)} CASCADE")
-            self._make(connection, key, before.expires)
-        return self.status(key)[0]
+        with begun(self._engine) as connection:
+            found = self._entered(connection, key)
+            if found is None or found.state == "dropped":
+                raise PartitionError(f"{key} has no partition in this database: create it first")
+            self._maker.remove(connection, found)
+            self._maker.make(connection, key, found.expires)
+            return self._status(connection, key)[0]
 
     # What there is
 
@@ -230,35 +199,38 @@ class PostgresIsolation:
         Args:
             key: Its routing key; default all.
         """
-        with self._engine.begin() as connection:
+        with begun(self._engine) as connection:
             self._installed(connection)
-            found = registry.read(connection, None if key is None else RoutingKey(key))
-            return [self._status(connection, each) for each in found]
+            return self._status(connection, None if key is None else RoutingKey(key))
 
     def check(self) -> list[Problem]:
         """
         Look for what is wrong: rights that would let a key's work past its partition, and partitions that are not as the baseline is now.
         """
-        with self._engine.begin() as connection:
+        with begun(self._engine) as connection:
             if not registry.installed(connection):
                 return [Problem(None, "the database is not prepared: call install()")]
-            problems = [
-                Problem(None, text)
-                for text in role_problems(connection, self.role, self.reader, self._schemas, self._walls(connection))
-            ]
-            now = self._fingerprint(connection)
-            for found in registry.read(connection):
-                if found.state == "dropped":
-                    continue
-                problems += [Problem(found.key, text) for text in self._wrong(connection, found, now)]
-            return problems
+            problems = role_problems(connection, self.role, self.reader)
+            modes = self._maker.modes(connection)
+            if not problems:
+                problems = opened(connection, self.role, self._schemas, {table.sql: mode for table, mode in modes})
+            found = [Problem(None, text) for text in problems]
+            mark = self._maker.mark(connection)
+            wanted = {table.full_name: mode for table, mode in modes}
+            for each in registry.read(connection):
+                if each.state != "dropped":
+                    found += [Problem(each.key, text) for text in faults_of(connection, each, mark, wanted, self.role)]
+            return found
 
     def statements(self, key: str) -> list[str]:
         """
         Return the SQL that `create` would run to make a key's partition, to look at.
+
+        Args:
+            key: The routing key.
         """
-        with self._engine.begin() as connection:
-            plan, _ = self._plan(connection, RoutingKey(key))
+        with begun(self._engine) as connection:
+            plan, _ = self._maker.plan(connection, RoutingKey(key))
             return [*plan.storage(), *plan.surface()]
 
     # Migrations
@@ -275,10 +247,9 @@ class PostgresIsolation:
 
         Raises:
             PartitionError: If a partition cannot follow; then the migration has not happened either, if the transaction is rolled back.
+            ConfigurationError: If *connection* is in AUTOCOMMIT.
         """
-        with contextlib.ExitStack() as stack:
-            if connection is None:
-                connection = stack.enter_context(self._engine.begin())
+        with begun(self._engine, connection) as connection:
             self.detach(connection)
             yield connection
             self.attach(connection)
@@ -292,15 +263,10 @@ class PostgresIsolation:
         Args:
             connection: A connection in a transaction; default one is begun.
         """
-        with contextlib.ExitStack() as stack:
-            if connection is None:
-                connection = stack.enter_context(self._engine.begin())
-            self._installed(connection)
-            for found in registry.read(connection):
-                if found.state == "ready":
-                    registry.lock(connection, found.key)
-                    _run(connection, self._uncovered(connection, found))
-                    registry.write(connection, found.key, state="detached")
+        with begun(self._engine, connection) as connection, kept_path(connection):
+            for found in self._all(connection, "ready"):
+                self._maker.take_back(connection, found)
+                registry.write(connection, found.key, state="detached")
 
     def attach(self, connection: Connection | None = None) -> None:
         """
@@ -312,190 +278,28 @@ class PostgresIsolation:
         Raises:
             PartitionError: If a partition cannot follow.
         """
-        with contextlib.ExitStack() as stack:
-            if connection is None:
-                connection = stack.enter_context(self._engine.begin())
-            self._installed(connection)
-            for found in registry.read(connection):
-                if found.state == "detached":
-                    registry.lock(connection, found.key)
-                    self._follow(connection, found)
+        with begun(self._engine, connection) as connection, kept_path(connection):
+            for found in self._all(connection, "detached"):
+                self._maker.follow(connection, found)
 
     # How
 
-    def _make(self, connection: Connection, key: RoutingKey, expires: datetime | None) -> None:
-        plan, mark = self._plan(connection, key)
-        self._refuse(plan.refusals(), f"no partition was made for {key}")
-        for schema in plan.layout.schemas.values():
-            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {quoted(schema)} CASCADE")
-        _run(connection, [*plan.storage(), *plan.surface()])
-        self._register(connection, plan, mark, expires=expires)
+    def _status(self, connection: Connection, key: RoutingKey | None) -> list[Status]:
+        return [status_of(connection, each) for each in registry.read(connection, key)]
 
-    def _follow(self, connection: Connection, found: Registered) -> None:
-        plan, mark = self._plan(connection, found.key)
-        self._refuse(plan.refusals(), f"the partition of {found.key} cannot follow")
-        tables = {str(table.number): table for table, _ in plan.tables.values()}
-        modes = {str(table.number): _named(mode) for table, mode in plan.tables.values()}
-        try:
-            _run(connection, repaired(found.shape, tables, plan.layout, modes))
-            _run(connection, plan.foreign_keys())
-            _run(connection, plan.surface())
-        except Exception as error:
-            raise PartitionError(
-                f"the partition of {found.key} cannot follow the baseline's tables: {error}; drop it, or roll the migration back"
-            ) from error
-        self._register(connection, plan, mark)
+    def _all(self, connection: Connection, state: str) -> Iterator[Registered]:
+        self._installed(connection)
+        registry.lock_all(connection)
+        for found in registry.read(connection):
+            if found.state == state:
+                registry.lock(connection, found.key)
+                yield found
 
-    def _register(self, connection: Connection, plan: Plan, mark: str, **values: Any) -> None:
-        layout = plan.layout
-        registry.write(
-            connection,
-            layout.key,
-            state="ready",
-            schemas=layout.schemas,
-            path=layout.path,
-            modes={table.full_name: _named(mode) for table, mode in plan.tables.values()},
-            shape=remembered([(table, _named(mode)) for table, mode in plan.tables.values()], layout),
-            fingerprint=mark,
-            role=self.role,
-            **values,
-        )
-
-    def _plan(self, connection: Connection, key: RoutingKey) -> tuple[Plan, str]:
-        views = read_views(connection, self._schemas)
-        tables = read_tables(connection, self._schemas)
-        missing = set(self._tables) - {table.name for table in tables} - {table.full_name for table in tables}
-        if missing:
-            raise ConfigurationError(
-                f"there is no table {', '.join(sorted(missing))} in {', '.join(self._schemas)}; see tables= of PostgresIsolation"
-            )
-        layout = Layout(key, self._schemas, relation_names(connection, self._schemas))
-        plan = Plan(
-            layout,
-            tables,
-            views,
-            lambda table: mode_of(table, self._tables, self._default),
-            reader=self.reader,
-            keyed=self.role,
-        )
-        return plan, fingerprint(tables, views)
-
-    def _fingerprint(self, connection: Connection) -> str:
-        views = read_views(connection, self._schemas)
-        return fingerprint(read_tables(connection, self._schemas), views)
-
-    def _walls(self, connection: Connection) -> dict[str, str]:
-        return {table.sql: _named(mode_of(table, self._tables, self._default)) for table in read_tables(connection, self._schemas)}
-
-    def _uncovered(self, connection: Connection, found: Registered) -> Iterator[str]:
-        own = list(found.schemas.values())
-        rows = connection.exec_driver_sql(
-            "SELECT format('DROP VIEW IF EXISTS %%I.%%I CASCADE', n.nspname, c.relname) FROM pg_class c "
-            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY(%(own)s) AND c.relkind = 'v'",
-            {"own": own},
-        )
-        yield from [row[0] for row in rows]
-        rows = connection.exec_driver_sql(
-            "SELECT format('DROP FUNCTION IF EXISTS %%s CASCADE', p.oid::regprocedure) FROM pg_proc p "
-            "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = ANY(%(own)s) AND p.prosecdef",
-            {"own": own},
-        )
-        yield from [row[0] for row in rows]
-        yield from weakened(found.shape)
-
-    def _remove_rows(self, connection: Connection, key: RoutingKey, found: Registered) -> None:
-        rows = [name for name, mode in found.modes.items() if mode == "rows"]
-        if rows and found.state == "ready":
-            plan, _ = self._plan(connection, key)
-            connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
-            waiting = [table for table, mode in plan.tables.values() if table.full_name in rows and isinstance(mode, Rows)]
-            referring = {
-                (other.to_schema, other.to_table): (other.schema, other.table) for table in waiting for other in table.foreign_keys
-            }
-            # Those that refer go before those that they refer to.
-            while waiting:
-                left = {(table.schema, table.name) for table in waiting}
-                free = [
-                    table
-                    for table in waiting
-                    if referring.get((table.schema, table.name), (None, None)) not in left - {(table.schema, table.name)}
-                ]
-                for table in free or waiting:
-                    connection.exec_driver_sql(f"DELETE FROM {plan.layout.relation(table)}")
-                    waiting.remove(table)
-
-    def _status(self, connection: Connection, found: Registered) -> Status:
-        size = connection.exec_driver_sql(
-            "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-            "WHERE n.nspname = ANY(%(own)s) AND c.relkind = 'r'",
-            {"own": list(found.schemas.values())},
-        ).scalar()
-        changed = {}
-        if found.state in ("ready", "detached"):
-            for table in found.shape.values():
-                if table["mode"] == "overlay":
-                    own, hidden = (
-                        connection.exec_driver_sql(f"SELECT count(*) FROM {table[it]}").scalar() for it in ("delta", "hidden")
-                    )
-                    if own or hidden:
-                        changed[f"{table['schema']}.{table['name']}"] = int(own or 0), int(hidden or 0)
-        return Status(found.key, found.state, found.schemas, found.created, found.expires, int(size or 0), changed)
-
-    def _wrong(self, connection: Connection, found: Registered, now: str) -> Iterator[str]:
-        if found.state == "detached":
-            yield f"the partition of {found.key} is detached, and work with its key is refused: call attach()"
-            return
-        if found.fingerprint != now:
-            yield (
-                f"the baseline's tables are not what they were when the partition of {found.key} was made: run migrations within "
-                f"migration(); now call detach() and attach(), or refresh({str(found.key)!r})"
-            )
-        for schema in found.schemas.values():
-            there = connection.exec_driver_sql("SELECT to_regnamespace(quote_ident(%(name)s))", {"name": schema}).scalar()
-            if there is None:
-                yield f"the schema {schema} of {found.key} is gone: call refresh({str(found.key)!r})"
-                return
-        for name, (_, hidden) in self._status(connection, found).changed.items():
-            if hidden > _MANY_HIDDEN:
-                yield f"{found.key} has changed or deleted {hidden} rows of {name}, which makes its reads slow: use mode copy for that table"
-
-    def _entered(self, connection: Connection, key: RoutingKey) -> None:
+    def _entered(self, connection: Connection, key: RoutingKey) -> Registered | None:
         self._installed(connection)
         registry.lock(connection, key)
+        return next(iter(registry.read(connection, key)), None)
 
     def _installed(self, connection: Connection) -> None:
         if not registry.installed(connection):
             raise ConfigurationError("the database is not prepared for partitions: call PostgresIsolation.install() once")
-
-    def _one(self, connection: Connection, key: RoutingKey) -> Registered:
-        found = registry.read(connection, key)
-        if not found or found[0].state == "dropped":
-            raise PartitionError(f"{key} has no partition in this database: create it first")
-        return found[0]
-
-    def _refuse(self, reasons: list[str], what: str = "") -> None:
-        if reasons:
-            start = f"{what}: " if what else ""
-            error: type[Exception] = PartitionError if what else ConfigurationError
-            raise error(start + "; ".join(reasons))
-
-
-def _named(mode: Mode | Rows) -> Literal["overlay", "copy", "empty", "readonly", "rows"]:
-    return "rows" if isinstance(mode, Rows) else mode
-
-
-def _run(connection: Connection, statements: Iterable[str]) -> None:
-    # In one message to the server, and without parameters, so that a per cent sign is one.
-    text = ";\n".join(statements)
-    if text:
-        cursor: Any = connection.connection.cursor()
-        try:
-            cursor.execute(text)
-        finally:
-            cursor.close()
-
-
-def _synchronous(engine: Engine | AsyncEngine) -> Engine:
-    if isinstance(engine, Engine) and not engine.dialect.is_async:
-        return engine
-    return create_engine(engine.url.set(drivername="postgresql+psycopg"))

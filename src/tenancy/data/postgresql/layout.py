@@ -15,6 +15,8 @@ from .structure import Table, qualified, quoted
 __all__ = ["Layout", "Names"]
 
 _LIMIT = 63  # bytes: NAMEDATALEN - 1
+# What a number takes that follows a name; more than 999 a table does not have.
+_NUMBERED = {"fault": 4, "references": 4}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Names:
         table: What queries call it: a view, or a table.
         delta: The table of a key's own rows of an overlay.
         hidden: The table of those of the baseline's rows that an overlay does not show.
+        hidden_key: The primary key of that; without its schema.
         writes: The function that an overlay's view writes by.
         checks: The function that checks what was written.
         fault: The function that makes rows of the baseline a key's own; a number follows.
@@ -38,6 +41,7 @@ class Names:
     table: str
     delta: str
     hidden: str
+    hidden_key: str
     writes: str
     checks: str
     fault: str
@@ -84,11 +88,14 @@ class Layout:
         Return the name of something that a table needs beside itself, not quoted.
         """
         name = f"{table.name}__{suffix}"
-        if len(name.encode()) <= _LIMIT and name not in self._taken:
+        limit = _LIMIT - _NUMBERED.get(suffix, 0)
+        if len(name.encode()) <= limit and name not in self._taken and "__" not in f"{table.name}{suffix}":
             return name
+        # Where two underscores stand once, it is plain which table and what of it is meant; elsewhere two could mean the same.
         mark = hashlib.sha256(f"{table.name}\0{suffix}".encode()).hexdigest()[:12]
-        kept = table.name.encode()[: _LIMIT - len(suffix) - len(mark) - 4].decode(errors="ignore")
-        return f"{kept}__{suffix}__{mark}"
+        shown = suffix.encode()[:20].decode(errors="ignore")
+        kept = table.name.encode()[: limit - len(shown.encode()) - len(mark) - 4].decode(errors="ignore")
+        return f"{kept}__{shown}__{mark}"
 
     def names(self, table: Table) -> Names:
         """
@@ -104,6 +111,7 @@ class Layout:
             qualified(own, table.name),
             inner("delta"),
             inner("hidden"),
+            quoted(self.inner(table, "hidden_key")),
             inner("writes"),
             inner("checks"),
             inner("fault"),

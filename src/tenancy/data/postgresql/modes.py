@@ -13,9 +13,9 @@ from ...key import RoutingKey
 from .checks import References, checks, within_statement
 from .layout import Layout
 from .overlay import delta, faults, indexed, own_table, view, writes
-from .structure import ForeignKey, Table, View, literal, qualified, quoted
+from .structure import ForeignKey, Table, View, dollar_quoted, literal, qualified, quoted
 
-__all__ = ["Mode", "Plan", "Rows", "mode_of", "refusal"]
+__all__ = ["Mode", "Plan", "Rows", "mode_of", "refusal", "value_of"]
 
 #: What a table is for a key; `Rows` is the fifth.
 Mode = Literal["overlay", "copy", "empty", "readonly"]
@@ -60,6 +60,14 @@ def mode_of(table: Table, modes: Mapping[str, Mode | Rows], default: Mode) -> Mo
         default: The mode of all others.
     """
     return modes.get(table.full_name, modes.get(table.name, default))
+
+
+def value_of(table: Table, mode: Rows, key: RoutingKey) -> str:
+    """
+    Return for SQL the value by which a table's rows are a key's.
+    """
+    kind = next(each.type for each in table.columns if each.name == mode.column)
+    return f"{literal(str(mode.of(key)))}::{kind}"
 
 
 def checked(modes: Mapping[str, Any], default: Any) -> None:
@@ -243,8 +251,7 @@ class Plan:
 
     def _rows(self, table: Table, mode: Rows) -> Iterator[str]:
         name, column = self.layout.relation(table), quoted(mode.column)
-        kind = next(each.type for each in table.columns if each.name == mode.column)
-        value = f"{literal(str(mode.of(self.layout.key)))}::{kind}"
+        value = value_of(table, mode, self.layout.key)
         columns = ", ".join(quoted(each.name) for each in table.columns)
         yield f"CREATE VIEW {name} AS SELECT {columns} FROM {table.sql} WHERE {column} = {value} WITH CASCADED CHECK OPTION"
         for each in table.columns:
@@ -285,10 +292,11 @@ class Plan:
             yield f"GRANT SELECT ON {name} TO {reader}"
         # What looks at the baseline does so by this role's rights, which are to read it, and no others.
         for own in self.layout.schemas.values():
-            yield f"""DO $tenancy$
+            body = f"""
 DECLARE f regprocedure;
 BEGIN
 FOR f IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = {literal(quoted(own))}::regnamespace AND prosecdef LOOP
-  EXECUTE format('ALTER FUNCTION %s OWNER TO {reader.replace("'", "''")}', f);
+  EXECUTE format('ALTER FUNCTION %s OWNER TO %s', f, {literal(reader)});
 END LOOP;
-END $tenancy$"""
+END """
+            yield f"DO {dollar_quoted(body)}"

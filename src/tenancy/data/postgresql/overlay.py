@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .layout import Layout, Names
-from .structure import Column, Index, Table, literal, quoted
+from .structure import Column, Index, Table, dollar_quoted, literal, quoted
 
 __all__ = ["delta", "faults", "view", "writes"]
 
@@ -34,7 +34,7 @@ def delta(table: Table, names: Names) -> Iterator[str]:
         yield indexed(names.delta, index)
     key = table.primary_key
     columns = ", ".join(f"{quoted(column.name)} {column.type} NOT NULL" for column in key)
-    yield f"CREATE TABLE {names.hidden} ({columns}, PRIMARY KEY ({_list(key)}))"
+    yield f"CREATE TABLE {names.hidden} ({columns}, CONSTRAINT {names.hidden_key} PRIMARY KEY ({_list(key)}))"
 
 
 def own_table(table: Table, name: str) -> str:
@@ -110,7 +110,8 @@ def writes(table: Table, layout: Layout, *, cascades: str, moves: str) -> Iterat
     )
     # The row is compared as a whole, and byte by byte, since there are types without an equality
     # (https://www.postgresql.org/docs/current/functions-comparisons.html#COMPOSITE-TYPE-COMPARISON).
-    unchanged = "d *= OLD"
+    # Column by column, since a table that has followed another may have them in another order.
+    unchanged = f"ROW({_list(table.columns, 'd.')})::record *= ROW({_list(table.columns, 'OLD.')})::record"
     # What this statement has changed already it does not change again, like an UPDATE with a FROM that finds a row twice.
     own = "pg_current_xact_id()::xid"
     changed = f"""
@@ -118,7 +119,8 @@ def writes(table: Table, layout: Layout, *, cascades: str, moves: str) -> Iterat
   IF NOT FOUND THEN SELECT h.xmin = {own} INTO mine FROM {names.hidden} h WHERE {_same(key, "h", "OLD")}; END IF;
   IF mine THEN RETURN NULL; END IF;
   {lost}"""
-    yield f"""CREATE FUNCTION {names.writes}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+    body = f"""
+#variable_conflict use_column
 DECLARE
   r {names.table}%ROWTYPE;
   mine boolean;
@@ -147,7 +149,8 @@ ELSE
   END IF;
   {cascades}RETURN OLD;
 END IF;
-END $tenancy$"""
+END """
+    yield f"CREATE FUNCTION {names.writes}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"
     yield (
         f"CREATE TRIGGER tenancy_writes INSTEAD OF INSERT OR UPDATE OR DELETE ON {names.table} "
         f"FOR EACH ROW EXECUTE FUNCTION {names.writes}()"
@@ -160,7 +163,7 @@ def faults(table: Table, names: Names) -> Iterator[tuple[list[str], str, str]]:
     it: it makes those of the baseline's rows a key's own that have these values, so that an
     ``INSERT ... ON CONFLICT`` into the delta meets them.
     """
-    columns = {quoted(column.name): column for column in table.columns} | {column.name: column for column in table.columns}
+    columns = {column.name: column for column in table.columns} | {quoted(column.name): column for column in table.columns}
     key, stored = table.primary_key, table.stored
     for number, index in enumerate(table.uniques):
         if index.where is not None or not all(each in columns for each in index.keys):
@@ -171,14 +174,12 @@ def faults(table: Table, names: Names) -> Iterator[tuple[list[str], str, str]]:
         arrays = ", ".join(f"a{at}" for at in range(len(found)))
         labels = ", ".join(f"v{at}" for at in range(len(found)))
         same = " AND ".join(f"b.{quoted(column.name)} = v.v{at}" for at, column in enumerate(found))
-        yield (
-            [column.name for column in found],
-            name,
-            f"""CREATE FUNCTION {name}({arguments}) RETURNS void LANGUAGE sql SECURITY DEFINER AS $tenancy$
+        body = f"""
 WITH f AS (
   INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b JOIN unnest({arrays}) v({labels}) ON {same}
   ON CONFLICT DO NOTHING RETURNING {_list(key)}
 )
 INSERT INTO {names.delta} ({_list(stored)}) SELECT {_list(stored, "b.")} FROM {table.sql} b JOIN f ON {_same(key, "b", "f")}
-$tenancy$""",
-        )
+"""
+        header = f"CREATE FUNCTION {name}({arguments}) RETURNS void LANGUAGE sql SECURITY DEFINER AS "
+        yield [column.name for column in found], name, header + dollar_quoted(body)

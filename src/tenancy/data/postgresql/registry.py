@@ -13,13 +13,27 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ...errors import ConfigurationError
 from ...key import RoutingKey
 from .structure import literal, quoted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["SCHEMA", "Registered", "entering", "forget", "install", "installed", "lock", "read", "write"]
+__all__ = [
+    "SCHEMA",
+    "Registered",
+    "allowed",
+    "entering",
+    "forget",
+    "install",
+    "installed",
+    "lock",
+    "lock_all",
+    "lock_rights",
+    "read",
+    "write",
+]
 
 #: The schema of the register.
 SCHEMA = "tenancy"
@@ -36,8 +50,7 @@ class Registered:
 
     Args:
         key: Its routing key.
-        state: ``ready``; ``detached``, while the baseline's tables are being changed; ``making``, if making it was not finished;
-            ``dropped``, for a while after it was dropped.
+        state: ``ready``; ``detached``, while the baseline's tables are being changed; ``dropped``, for a while after it was dropped.
         schemas: The baseline's schemas, and its own in their place.
         path: Its ``search_path``.
         modes: The mode of each table.
@@ -45,6 +58,7 @@ class Registered:
         fingerprint: What the baseline looked like when it was made.
         created: When it was made.
         expires: When it may be dropped; None: not by itself.
+        role: The role that its statements are run by.
     """
 
     key: RoutingKey
@@ -56,6 +70,7 @@ class Registered:
     fingerprint: str
     created: datetime
     expires: datetime | None
+    role: str
 
 
 def install(keyed: str) -> Iterator[str]:
@@ -72,14 +87,24 @@ def install(keyed: str) -> Iterator[str]:
   fingerprint text NOT NULL,
   version integer NOT NULL DEFAULT {_VERSION}, created timestamptz NOT NULL DEFAULT now(), expires timestamptz, role text NOT NULL,
   revision text NOT NULL DEFAULT pg_current_xact_id()::text)"""
-    # The lock is held to the end of the transaction, and whoever drops the partition waits for it.
+    # The lock is held to the end of the transaction, and whoever drops the partition waits for it. Where all statements see what was
+    # committed before the first of them, one that had to wait would see the partition as it was before it was dropped or changed.
+    # A schema that is not there is left out of a path in silence; whether it is, is asked of what is committed now.
     yield f"""CREATE OR REPLACE FUNCTION {SCHEMA}.enter(routing_key text) RETURNS text LANGUAGE plpgsql AS $tenancy$
 DECLARE p record;
 BEGIN
-  PERFORM pg_advisory_xact_lock_shared(hashtextextended('tenancy.' || routing_key, 0));
-  SELECT state, path, role, revision INTO p FROM {SCHEMA}.partitions WHERE key = routing_key;
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    IF NOT pg_try_advisory_xact_lock_shared(hashtextextended('tenancy.' || routing_key, 0)) THEN
+      RAISE EXCEPTION 'could not serialize access to the partition of %, which is being changed or dropped', routing_key
+        USING ERRCODE = 'serialization_failure';
+    END IF;
+  ELSE
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('tenancy.' || routing_key, 0));
+  END IF;
+  SELECT state, path, role, revision, schemas INTO p FROM {SCHEMA}.partitions WHERE key = routing_key;
   IF NOT FOUND THEN RETURN 'unknown'; END IF;
   IF p.state = 'ready' THEN
+    IF EXISTS (SELECT FROM jsonb_each_text(p.schemas) s WHERE to_regnamespace(quote_ident(s.value)) IS NULL) THEN RETURN 'gone'; END IF;
     PERFORM set_config('role', p.role, true), set_config('search_path', p.path, true), set_config('{SETTING}', routing_key, true);
     RETURN 'ready ' || p.revision;
   END IF;
@@ -99,6 +124,27 @@ def installed(connection: Connection) -> bool:
     return connection.exec_driver_sql(f"SELECT to_regclass('{SCHEMA}.partitions') IS NOT NULL").scalar() is True
 
 
+def allowed(connection: Connection) -> None:
+    """
+    Check that the role of a connection may make the register, or has made it.
+
+    Raises:
+        ConfigurationError: If it may not; the message names the right, or the role.
+    """
+    owner, mine, may, me, database = connection.exec_driver_sql(
+        "SELECT pg_get_userbyid(nspowner), pg_has_role(nspowner, 'USAGE'), has_database_privilege(current_database(), 'CREATE'), "
+        "current_user, quote_ident(current_database()) FROM (VALUES (1)) one LEFT JOIN pg_namespace ON nspname = %(schema)s",
+        {"schema": SCHEMA},
+    ).one()
+    if owner is not None and not mine:
+        raise ConfigurationError(
+            f"the schema {SCHEMA} of this database belongs to {owner}, and {me} is no member of that role: "
+            f"give an engine of {owner} as admin="
+        )
+    if not may:
+        raise ConfigurationError(f"{me} may not make schemas in this database: GRANT CREATE ON DATABASE {database} TO {quoted(me)}")
+
+
 def entering(key: RoutingKey) -> str:
     """
     Return the statement by which a transaction enters a key's partition. It returns the partition's state, with its revision where that is
@@ -110,10 +156,26 @@ def entering(key: RoutingKey) -> str:
     return f"SELECT {SCHEMA}.enter('{RoutingKey(key)}')"
 
 
+def lock_all(connection: Connection) -> None:
+    """
+    Wait until no partition is being made or dropped, and let none be until this transaction ends.
+    """
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('tenancy', 0))")
+
+
+def lock_rights(connection: Connection) -> None:
+    """
+    Wait until nobody else grants rights on the baseline's tables: PostgreSQL refuses two at once ("tuple concurrently updated").
+    """
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('tenancy.rights', 0))")
+
+
 def lock(connection: Connection, key: RoutingKey) -> None:
     """
     Wait until no transaction is in a key's partition any more, and let none in until this one ends.
     """
+    # In this order, as `lock_all` has it.
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(hashtextextended('tenancy', 0))")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtextextended('tenancy.{RoutingKey(key)}', 0))")
 
 
@@ -121,14 +183,14 @@ def read(connection: Connection, key: RoutingKey | None = None) -> list[Register
     """
     Return the partitions that are registered, or one of them.
     """
-    sql = f"SELECT key, state, schemas, path, modes, shape, fingerprint, created, expires FROM {SCHEMA}.partitions"
+    sql = f"SELECT key, state, schemas, path, modes, shape, fingerprint, created, expires, role FROM {SCHEMA}.partitions"
     rows: Any = (
         connection.exec_driver_sql(f"{sql} ORDER BY key")
         if key is None
         else connection.exec_driver_sql(f"{sql} WHERE key = %(key)s", {"key": str(key)})
     )
     return [
-        Registered(RoutingKey(row[0]), row[1], _json(row[2]), row[3], _json(row[4]), _json(row[5]), row[6], row[7], row[8])
+        Registered(RoutingKey(row[0]), row[1], _json(row[2]), row[3], _json(row[4]), _json(row[5]), row[6], row[7], row[8], row[9])
         for row in rows.all()
     ]
 

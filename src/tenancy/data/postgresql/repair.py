@@ -1,5 +1,8 @@
 """
 How the tables that keep a key's rows follow the baseline's, after those were changed. Pure.
+
+Before the change they are *weakened*: nothing is left of them but rows in columns of types that are PostgreSQL's own, so that nothing of
+theirs depends on what a migration may drop, as a constraint on its index, or a column on an enum.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from typing import Any
 
 from .layout import Layout
 from .overlay import delta, faults, indexed, own_table
-from .structure import Column, Table, quoted
+from .structure import Column, Table, dollar_quoted, quoted
 
 __all__ = ["remembered", "repaired", "weakened"]
+
+_KEPT = ("overlay", "copy", "empty")
 
 
 def remembered(tables: Iterable[tuple[Table, str]], layout: Layout) -> dict[str, Any]:
@@ -29,15 +34,17 @@ def remembered(tables: Iterable[tuple[Table, str]], layout: Layout) -> dict[str,
             "mode": mode,
             "delta": layout.names(table).delta if mode == "overlay" else layout.relation(table),
             "hidden": layout.names(table).hidden,
+            "hidden_key": layout.names(table).hidden_key,
             "columns": {str(column.number): [column.name, column.type, column.generated] for column in table.columns},
             "key": [column.number for column in table.primary_key],
             "indexes": [[index.name, index.constraint] for index in table.indexes],
             "checks": [name for name, _ in table.checks],
             "foreign": [key.name for key in table.foreign_keys],
+            "triggers": [name for name, _ in table.triggers] if mode != "overlay" else [],
             "faults": [[names, function] for names, function, _ in faults(table, layout.names(table))] if mode == "overlay" else [],
         }
         for table, mode in tables
-        if mode in ("overlay", "copy", "empty")
+        if mode in _KEPT
     }
 
 
@@ -49,16 +56,38 @@ def weakened(known: Mapping[str, Any]) -> Iterator[str]:
         known: What `remembered` returned.
     """
     for table in known.values():
-        for name, _, generated in table["columns"].values():
-            if not generated:
-                yield f"ALTER TABLE {table['delta']} ALTER COLUMN {quoted(name)} DROP DEFAULT"
         for name in table["foreign"]:
             yield f"ALTER TABLE {table['delta']} DROP CONSTRAINT IF EXISTS {quoted(name)}"
+        for name in table["triggers"]:
+            yield f"DROP TRIGGER IF EXISTS {quoted(name)} ON {table['delta']}"
+    for table in known.values():
+        own, columns = table["delta"], table["columns"].values()
+        schema = _schema(own)
+        for name, constraint in table["indexes"]:
+            yield (
+                f"ALTER TABLE {own} DROP CONSTRAINT IF EXISTS {quoted(name)} CASCADE"
+                if constraint
+                else f"DROP INDEX IF EXISTS {schema}.{quoted(name)}"
+            )
+        for name in table["checks"]:
+            yield f"ALTER TABLE {own} DROP CONSTRAINT IF EXISTS {quoted(name)}"
+        for name, _, generated in columns:
+            # What was computed is kept: the baseline's column may go on as a plain one.
+            yield f"ALTER TABLE {own} ALTER COLUMN {quoted(name)} DROP {'EXPRESSION' if generated else 'DEFAULT'}"
+        for name, kind, _ in columns:
+            if _while_weak(kind) != kind:
+                yield _retyped(own, name, "text")
+        if table["mode"] == "overlay":
+            yield f"ALTER TABLE {table['hidden']} DROP CONSTRAINT IF EXISTS {table['hidden_key']}"
+            for number in table["key"]:
+                name, kind, _ = table["columns"][str(number)]
+                if _while_weak(kind) != kind:
+                    yield _retyped(table["hidden"], name, "text")
 
 
 def repaired(known: Mapping[str, Any], tables: Mapping[str, Table], layout: Layout, modes: Mapping[str, str]) -> Iterator[str]:
     """
-    Yield what makes a key's own tables follow.
+    Yield what makes a key's own tables follow, after they were weakened.
 
     Args:
         known: What `remembered` returned when they were made.
@@ -66,21 +95,49 @@ def repaired(known: Mapping[str, Any], tables: Mapping[str, Table], layout: Layo
         layout: The partition.
         modes: The mode of each table now, by number.
     """
+    kept = [number for number, before in known.items() if number in tables and modes[number] == before["mode"]]
     for number, before in known.items():
-        table = tables.get(number)
-        if table is None or modes[number] != before["mode"]:
+        if number not in kept:
             yield f"DROP TABLE {before['delta']} CASCADE"
             if before["mode"] == "overlay":
                 yield f"DROP TABLE {before['hidden']} CASCADE"
+    moves = []
+    for number in kept:
+        before, names = known[number], layout.names(tables[number])
+        overlay = before["mode"] == "overlay"
+        moves.append((before["delta"], names.delta if overlay else names.table))
+        if overlay:
+            moves.append((before["hidden"], names.hidden))
+    yield from _moved(moves)
+    for number in kept:
+        yield from _followed(tables[number], layout, known[number])
     for number, table in tables.items():
-        before = known.get(number)
-        mode = modes[number]
-        if mode not in ("overlay", "copy", "empty"):
-            continue
-        if before is None or before["mode"] != mode:
-            yield from _made(table, layout, mode)
-        else:
-            yield from _followed(table, layout, before, overlay=mode == "overlay")
+        if number not in kept and modes[number] in _KEPT:
+            yield from _made(table, layout, modes[number])
+    for number in kept:
+        names = layout.names(tables[number])
+        own = names.delta if modes[number] == "overlay" else names.table
+        for name, definition in tables[number].checks:
+            yield f"ALTER TABLE {own} ADD CONSTRAINT {quoted(name)} {definition}"
+        for index in tables[number].indexes:
+            yield indexed(own, index)
+
+
+def _moved(moves: Iterable[tuple[str, str]]) -> Iterator[str]:
+    # By way of names that nobody has, since two may have changed theirs.
+    changed = [(before, now, f"tenancy_moved_{at}") for at, (before, now) in enumerate(moves) if before != now]
+    for before, _, between in changed:
+        yield f"ALTER TABLE {before} RENAME TO {between}"
+    for before, now, between in changed:
+        if _schema(before) != _schema(now):
+            yield f"ALTER TABLE {_schema(before)}.{between} SET SCHEMA {_schema(now)}"
+    for _, now, between in changed:
+        yield f"ALTER TABLE {_schema(now)}.{between} RENAME TO {now[len(_schema(now)) + 1 :]}"
+
+
+def _schema(name: str) -> str:
+    # Partitions' schemas have names without quotes and dots.
+    return name[: name.index('".') + 1]
 
 
 def _made(table: Table, layout: Layout, mode: str) -> Iterator[str]:
@@ -96,72 +153,71 @@ def _made(table: Table, layout: Layout, mode: str) -> Iterator[str]:
         yield indexed(name, index)
 
 
-def _followed(table: Table, layout: Layout, before: Mapping[str, Any], *, overlay: bool) -> Iterator[str]:
+def _followed(table: Table, layout: Layout, before: Mapping[str, Any]) -> Iterator[str]:
     names = layout.names(table)
+    overlay = before["mode"] == "overlay"
     own = names.delta if overlay else names.table
-    if own != before["delta"]:
-        yield from _renamed(before["delta"], own, names.schema)
-    if overlay and names.hidden != before["hidden"]:
-        yield from _renamed(before["hidden"], names.hidden, names.schema)
-    for name, constraint in before["indexes"]:
-        yield (
-            f"ALTER TABLE {own} DROP CONSTRAINT {quoted(name)} CASCADE"
-            if constraint
-            else f"DROP INDEX {names.schema}.{quoted(name)}"
-        )
-    for name in before["checks"]:
-        yield f"ALTER TABLE {own} DROP CONSTRAINT {quoted(name)}"
     now = {str(column.number): column for column in table.columns}
-    for number, (name, _, generated) in before["columns"].items():
-        column = now.get(number)
-        if column is None or generated or column.generated:
+    columns = {number: (name, kind) for number, (name, kind, _) in before["columns"].items()}
+    kept = {number: each for number, each in columns.items() if number in now and not now[number].generated}
+    for number, (name, _) in columns.items():
+        if number not in kept:
             yield f"ALTER TABLE {own} DROP COLUMN {quoted(name)} CASCADE"
-    for number, column in now.items():
-        name, kind, generated = before["columns"].get(number, (None, None, True))
-        if generated or column.generated:
-            yield from _added(own, column)
-            continue
-        if name != column.name:
-            yield f"ALTER TABLE {own} RENAME COLUMN {quoted(name)} TO {quoted(column.name)}"
-        if kind != column.type:
-            yield f"ALTER TABLE {own} ALTER COLUMN {quoted(column.name)} TYPE {column.type} USING {quoted(column.name)}::{column.type}"
+    yield from _columns_renamed(own, [(number, name, now[number].name) for number, (name, _) in kept.items()])
+    for number, (_, kind) in kept.items():
+        column = now[number]
+        if _while_weak(kind) != column.type:
+            yield _retyped(own, column.name, column.type)
         yield f"ALTER TABLE {own} ALTER COLUMN {quoted(column.name)} {'SET' if column.not_null else 'DROP'} NOT NULL"
         if column.default is not None:
             yield f"ALTER TABLE {own} ALTER COLUMN {quoted(column.name)} SET DEFAULT {column.default}"
-    for name, definition in table.checks:
-        yield f"ALTER TABLE {own} ADD CONSTRAINT {quoted(name)} {definition}"
-    for index in table.indexes:
-        yield indexed(own, index)
+    # Those first that others are computed from.
+    for column in sorted((column for number, column in now.items() if number not in kept), key=lambda each: each.generated):
+        yield _added(own, column)
     if overlay:
-        yield from _keyed(table, names.hidden, before)
+        yield from _keyed(table, names.hidden, names.hidden_key, before)
 
 
-def _renamed(before: str, now: str, schema: str) -> Iterator[str]:
-    yield f"ALTER TABLE {before} RENAME TO {now[len(schema) + 1 :]}"
+def _columns_renamed(own: str, renames: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    changed = [(number, before, now) for number, before, now in renames if before != now]
+    for number, before, _ in changed:
+        yield f"ALTER TABLE {own} RENAME COLUMN {quoted(before)} TO tenancy_renamed_{number}"
+    for number, _, now in changed:
+        yield f"ALTER TABLE {own} RENAME COLUMN tenancy_renamed_{number} TO {quoted(now)}"
 
 
-def _added(own: str, column: Column) -> Iterator[str]:
+def _while_weak(kind: str) -> str:
+    # Read with nothing on the path, the name of a type has a schema where it is not PostgreSQL's own.
+    return "text" if "." in kind else kind
+
+
+def _retyped(own: str, name: str, kind: str) -> str:
+    return f"ALTER TABLE {own} ALTER COLUMN {quoted(name)} TYPE {kind} USING {quoted(name)}::{kind}"
+
+
+def _added(own: str, column: Column) -> str:
     if column.generated:
-        yield f"ALTER TABLE {own} ADD COLUMN {quoted(column.name)} {column.type} GENERATED ALWAYS AS ({column.expression}) STORED"
-        return
+        return f"ALTER TABLE {own} ADD COLUMN {quoted(column.name)} {column.type} GENERATED ALWAYS AS ({column.expression}) STORED"
     default = f" DEFAULT {column.default}" if column.default is not None else ""
-    yield f"ALTER TABLE {own} ADD COLUMN {quoted(column.name)} {column.type}{default}{' NOT NULL' if column.not_null else ''}"
+    return f"ALTER TABLE {own} ADD COLUMN {quoted(column.name)} {column.type}{default}{' NOT NULL' if column.not_null else ''}"
 
 
-def _keyed(table: Table, hidden: str, before: Mapping[str, Any]) -> Iterator[str]:
+def _keyed(table: Table, hidden: str, constraint: str, before: Mapping[str, Any]) -> Iterator[str]:
     key = table.primary_key
+    names = ", ".join(quoted(column.name) for column in key)
     if [column.number for column in key] != before["key"]:
         columns = ", ".join(f"{quoted(column.name)} {column.type} NOT NULL" for column in key)
-        names = ", ".join(quoted(column.name) for column in key)
         # By another key it cannot be said which of the baseline's rows were hidden.
         changed = "RAISE EXCEPTION 'the primary key has changed under rows of a key'"
-        yield f"DO $tenancy$ BEGIN IF EXISTS (SELECT FROM {hidden}) THEN {changed}; END IF; END $tenancy$"
+        yield f"DO {dollar_quoted(f'BEGIN IF EXISTS (SELECT FROM {hidden}) THEN {changed}; END IF; END')}"
         yield f"DROP TABLE {hidden}"
-        yield f"CREATE TABLE {hidden} ({columns}, PRIMARY KEY ({names}))"
+        yield f"CREATE TABLE {hidden} ({columns}, CONSTRAINT {constraint} PRIMARY KEY ({names}))"
         return
+    columns_before = {str(column.number): before["columns"][str(column.number)] for column in key}
+    yield from _columns_renamed(
+        hidden, [(str(column.number), columns_before[str(column.number)][0], column.name) for column in key]
+    )
     for column in key:
-        name, kind, _ = before["columns"][str(column.number)]
-        if name != column.name:
-            yield f"ALTER TABLE {hidden} RENAME COLUMN {quoted(name)} TO {quoted(column.name)}"
-        if kind != column.type:
-            yield f"ALTER TABLE {hidden} ALTER COLUMN {quoted(column.name)} TYPE {column.type} USING {quoted(column.name)}::{column.type}"
+        if _while_weak(columns_before[str(column.number)][1]) != column.type:
+            yield _retyped(hidden, column.name, column.type)
+    yield f"ALTER TABLE {hidden} ADD CONSTRAINT {constraint} PRIMARY KEY ({names})"

@@ -1,0 +1,125 @@
+"""
+What condition partitions are in: what is in them, and what is wrong with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ...key import RoutingKey
+from .execution import scalar
+from .registry import Registered
+from .structure import literal, qualified, quoted
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["Problem", "Status", "faults_of", "status_of"]
+
+# Of so many hidden rows reads of an overlay become slow.
+_MANY_HIDDEN = 10_000
+
+
+@dataclass(frozen=True)
+class Problem:
+    """
+    What `PostgresIsolation.check` found.
+
+    Args:
+        key: Whose partition it is about; None: all of them.
+        text: What is wrong, and what to do.
+    """
+
+    key: RoutingKey | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """
+    A partition.
+
+    Args:
+        key: Its routing key.
+        state: ``ready``, ``detached`` or ``dropped``.
+        schemas: The baseline's schemas, and its own in their place.
+        created: When it was made.
+        expires: When it may be dropped; None: not by itself.
+        size: Bytes on disk.
+        changed: For each overlaid table that has any: rows of the key's own, and rows of the baseline that it does not see.
+    """
+
+    key: RoutingKey
+    state: str
+    schemas: Mapping[str, str]
+    created: datetime
+    expires: datetime | None
+    size: int
+    changed: Mapping[str, tuple[int, int]]
+
+
+def status_of(connection: Connection, found: Registered) -> Status:
+    """
+    Return what is in a partition, as far as it is there.
+    """
+    size = connection.exec_driver_sql(
+        "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = ANY(%(own)s) AND c.relkind = 'r'",
+        {"own": list(found.schemas.values())},
+    ).scalar()
+    changed = {}
+    for table in found.shape.values():
+        if table["mode"] == "overlay" and all(_there(connection, table[it]) for it in ("delta", "hidden")):
+            own, hidden = (int(scalar(connection, f"SELECT count(*) FROM {table[it]}")) for it in ("delta", "hidden"))
+            if own or hidden:
+                changed[f"{table['schema']}.{table['name']}"] = own, hidden
+    return Status(found.key, found.state, found.schemas, found.created, found.expires, int(size or 0), changed)
+
+
+def faults_of(connection: Connection, found: Registered, mark: str, modes: Mapping[str, str], role: str) -> Iterator[str]:
+    """
+    Yield what is wrong with a partition, and what to do.
+
+    Args:
+        connection: A connection.
+        found: What is registered of it.
+        mark: What `structure.fingerprint` returns for the baseline's tables now.
+        modes: The mode of each table now.
+        role: The role that statements of a key are to be run by.
+    """
+    key = str(found.key)
+    if found.state == "detached":
+        yield f"the partition of {key} is detached, and work with its key is refused: call attach()"
+        return
+    for schema in found.schemas.values():
+        if not scalar(connection, f"SELECT to_regnamespace({literal(quoted(schema))}) IS NOT NULL"):
+            yield f"the schema {schema} of {key} is gone, and work with its key is refused: call refresh({key!r})"
+            return
+    for table in found.shape.values():
+        shown = qualified(found.schemas[table["schema"]], table["name"])
+        names = (shown, table["delta"], table["hidden"]) if table["mode"] == "overlay" else (shown,)
+        for name in names:
+            if not _there(connection, name):
+                yield f"{name} of {key} is gone: call refresh({key!r})"
+    if found.fingerprint != mark:
+        yield (
+            f"the baseline's tables are not what they were when the partition of {key} was made: run migrations within "
+            f"migration(); now call detach() and attach(), or refresh({key!r})"
+        )
+    else:
+        for name in sorted(found.modes.keys() | modes.keys()):
+            before, now = found.modes.get(name), modes.get(name)
+            if before != now:
+                yield f"{name} is {before} in the partition of {key}, and should be {now}: call detach() and attach(), or refresh({key!r})"
+    if found.role != role:
+        yield f"statements of {key} are run by the role {found.role}, and not by {role}: call detach() and attach(), or refresh({key!r})"
+    for name, (_, hidden) in status_of(connection, found).changed.items():
+        if hidden > _MANY_HIDDEN:
+            yield f"{key} has changed or deleted {hidden} rows of {name}, which makes its reads slow: use mode copy for that table"
+
+
+def _there(connection: Connection, name: str) -> bool:
+    return bool(scalar(connection, f"SELECT to_regclass({literal(name)}) IS NOT NULL"))

@@ -1,0 +1,94 @@
+"""
+How what makes, changes and drops partitions is sent to the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..._optional import extra
+from ...errors import ConfigurationError
+from ...scope import scope
+
+with extra("postgresql", "sqlalchemy"):
+    from sqlalchemy import URL, Connection, Engine, create_engine
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["begun", "kept_path", "run", "scalar", "synchronous"]
+
+# asyncpg's own options in a URL, which libpq does not have; for ``ssl`` it has another name.
+_ASYNCPG = ("prepared_statement_cache_size", "prepared_statement_name_func", "statement_cache_size", "command_timeout", "timeout")
+
+
+def synchronous(engine: Engine | AsyncEngine) -> Engine:
+    """
+    Return an engine by a driver that is no asyncio one, whose transactions see what was committed while they waited for a lock.
+    """
+    if not isinstance(engine, Engine) or engine.dialect.is_async:
+        engine = create_engine(_by_psycopg(engine.url))
+    return engine.execution_options(isolation_level="READ COMMITTED")
+
+
+def _by_psycopg(url: URL) -> URL:
+    query = {name: value for name, value in url.query.items() if name not in _ASYNCPG}
+    if "ssl" in query:
+        query["sslmode"] = query.pop("ssl")
+    return url.set(drivername="postgresql+psycopg", query=query)
+
+
+@contextlib.contextmanager
+def begun(engine: Engine, connection: Connection | None = None) -> Iterator[Connection]:
+    """
+    Begin a transaction that is the baseline's, whatever the routing key; or go on with somebody's.
+
+    Args:
+        engine: The engine.
+        connection: A connection in a transaction.
+
+    Raises:
+        ConfigurationError: If *connection* is in AUTOCOMMIT.
+    """
+    with scope(None):  # an engine may be covered
+        if connection is None:
+            with engine.begin() as connection:
+                yield connection
+            return
+        if getattr(connection.connection.dbapi_connection, "autocommit", False):
+            raise ConfigurationError(
+                "this connection is in AUTOCOMMIT, where the tables and the partitions would not change together: give one in a transaction"
+            )
+        yield connection
+
+
+def run(connection: Connection, statements: Iterable[str]) -> None:
+    """
+    Execute statements in one message to the server, and without parameters, so that a per cent sign is one.
+    """
+    text = ";\n".join(statements)
+    if text:
+        cursor: Any = connection.connection.cursor()
+        try:
+            cursor.execute(text)
+        finally:
+            cursor.close()
+
+
+def scalar(connection: Connection, statement: str) -> Any:
+    """
+    Return the first column of a statement's only row; a per cent sign is one.
+    """
+    return connection.exec_driver_sql(statement.replace("%", "%%")).scalar_one()
+
+
+@contextlib.contextmanager
+def kept_path(connection: Connection) -> Iterator[None]:
+    """
+    Leave a transaction's ``search_path`` as it was, where nothing was raised; what is raised has ended the transaction.
+    """
+    path = connection.exec_driver_sql("SELECT current_setting('search_path')").scalar_one()
+    yield
+    connection.exec_driver_sql("SELECT set_config('search_path', %(path)s, true)", {"path": path})

@@ -1,0 +1,206 @@
+"""
+Makes one key's partition in a transaction, takes it back before the baseline's tables are changed, and has it follow them afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...errors import ConfigurationError, PartitionError
+from ...key import RoutingKey
+from . import registry
+from .catalog import missing_schemas, read_tables, read_views, relation_names
+from .execution import run, scalar
+from .layout import Layout
+from .modes import Mode, Plan, Rows, mode_of, value_of
+from .registry import Registered
+from .repair import remembered, repaired, weakened
+from .structure import Table, fingerprint, literal, quoted
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["Maker"]
+
+# What a schema of ours says, followed by the key; so that none is dropped that is somebody else's.
+_OURS = "request-tenancy: partition of "
+
+
+class Maker:
+    """
+    How partitions of a database are made.
+
+    Args:
+        tables: The mode of each table, named with or without its schema.
+        default: The mode of all other tables.
+        schemas: The schemas that the tables are in, in the order in which queries find them.
+        role: The role that statements of a key are run by.
+        reader: The role by whose rights a partition's views and functions look at the baseline.
+    """
+
+    def __init__(self, tables: Mapping[str, Mode | Rows], default: Mode, schemas: tuple[str, ...], role: str, reader: str) -> None:
+        self._tables = tables
+        self._default: Mode = default
+        self._schemas = schemas
+        self._role = role
+        self._reader = reader
+
+    def mark(self, connection: Connection) -> str:
+        """
+        Return what differs when anything of the baseline differs that a partition is made after.
+        """
+        views = read_views(connection, self._schemas)
+        return fingerprint(read_tables(connection, self._schemas), views)
+
+    def modes(self, connection: Connection) -> list[tuple[Table, str]]:
+        """
+        Return the baseline's tables, each with its mode.
+        """
+        tables = read_tables(connection, self._schemas)
+        return [(table, _named(mode_of(table, self._tables, self._default))) for table in tables]
+
+    def plan(self, connection: Connection, key: RoutingKey) -> tuple[Plan, str]:
+        """
+        Return what a partition is made of, and the baseline's mark.
+
+        Raises:
+            ConfigurationError: If a schema or a table is not there that was named.
+        """
+        if missing := missing_schemas(connection, self._schemas):
+            raise ConfigurationError(f"there is no schema {', '.join(missing)}; see schemas= of PostgresIsolation")
+        views = read_views(connection, self._schemas)
+        tables = read_tables(connection, self._schemas)
+        unknown = set(self._tables) - {table.name for table in tables} - {table.full_name for table in tables}
+        if unknown:
+            raise ConfigurationError(
+                f"there is no table {', '.join(sorted(unknown))} in {', '.join(self._schemas)}; see tables= of PostgresIsolation"
+            )
+        layout = Layout(key, self._schemas, relation_names(connection, self._schemas))
+        plan = Plan(
+            layout,
+            tables,
+            views,
+            lambda table: mode_of(table, self._tables, self._default),
+            reader=self._reader,
+            keyed=self._role,
+        )
+        return plan, fingerprint(tables, views)
+
+    def make(self, connection: Connection, key: RoutingKey, expires: datetime | None) -> None:
+        """
+        Make a partition, and register it.
+
+        Raises:
+            PartitionError: If a table cannot have the mode that it has, or a schema of that name is somebody else's.
+        """
+        plan, mark = self.plan(connection, key)
+        if refusals := plan.refusals():
+            raise PartitionError(f"no partition was made for {key}: {'; '.join(refusals)}")
+        for schema in plan.layout.schemas.values():
+            self._freed(connection, key, schema)
+        run(connection, plan.storage())
+        comment = literal(f"{_OURS}{key}")
+        run(connection, [f"COMMENT ON SCHEMA {quoted(schema)} IS {comment}" for schema in plan.layout.schemas.values()])
+        registry.lock_rights(connection)
+        run(connection, plan.surface())
+        self._register(connection, plan, mark, created=datetime.now(timezone.utc), expires=expires)
+
+    def _freed(self, connection: Connection, key: RoutingKey, schema: str) -> None:
+        name = literal(quoted(schema))
+        if not scalar(connection, f"SELECT to_regnamespace({name}) IS NOT NULL"):
+            return
+        says = scalar(connection, f"SELECT obj_description(to_regnamespace({name}), 'pg_namespace')")
+        if schema in self._schemas or says != f"{_OURS}{key}":
+            raise PartitionError(
+                f"no partition was made for {key}: the schema {schema} is there already, and is none of a partition of {key}: "
+                "use another routing key, or rename that schema"
+            )
+        run(connection, [f"DROP SCHEMA {quoted(schema)} CASCADE"])
+
+    def remove(self, connection: Connection, found: Registered) -> None:
+        """
+        Remove a partition with all that is in it, but not from the register.
+        """
+        if "rows" in found.modes.values():
+            run(connection, ["SET CONSTRAINTS ALL DEFERRED", *self._rows(connection, found)])
+        run(connection, [f"DROP SCHEMA IF EXISTS {quoted(schema)} CASCADE" for schema in found.schemas.values()])
+
+    def _rows(self, connection: Connection, found: Registered) -> Iterator[str]:
+        waiting = []
+        for table in read_tables(connection, self._schemas):
+            mode = mode_of(table, self._tables, self._default)
+            if found.modes.get(table.full_name) == "rows" and isinstance(mode, Rows):
+                waiting.append((table, mode))
+        # Those that refer go before those that they refer to.
+        while waiting:
+            referred = {
+                (key.to_schema, key.to_table)
+                for table, _ in waiting
+                for key in table.foreign_keys
+                if (key.to_schema, key.to_table) != (table.schema, table.name)
+            }
+            free = [each for each in waiting if (each[0].schema, each[0].name) not in referred] or waiting[:]
+            for table, mode in free:
+                yield f"DELETE FROM {table.sql} WHERE {quoted(mode.column)} = {value_of(table, mode, found.key)}"
+                waiting.remove((table, mode))
+
+    def take_back(self, connection: Connection, found: Registered) -> None:
+        """
+        Take away all by which a partition stands in the way of a change of the baseline's tables.
+        """
+        names = ", ".join(literal(schema) for schema in found.schemas.values())
+        views = (
+            "SELECT string_agg(format('DROP VIEW IF EXISTS %I.%I CASCADE', n.nspname, c.relname), ';') FROM pg_class c "
+            f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ({names}) AND c.relkind = 'v'"
+        )
+        functions = (
+            "SELECT string_agg(format('DROP FUNCTION IF EXISTS %s CASCADE', p.oid::regprocedure), ';') FROM pg_proc p "
+            f"JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname IN ({names}) AND p.prosecdef"
+        )
+        for sql in (views, functions):
+            run(connection, [scalar(connection, sql) or ""])
+        run(connection, weakened(found.shape))
+
+    def follow(self, connection: Connection, found: Registered) -> None:
+        """
+        Have a partition that was taken back be as the baseline's tables are now.
+
+        Raises:
+            PartitionError: If it cannot.
+        """
+        plan, mark = self.plan(connection, found.key)
+        if refusals := plan.refusals():
+            raise PartitionError(f"the partition of {found.key} cannot follow: {'; '.join(refusals)}")
+        tables = {str(table.number): table for table, _ in plan.tables.values()}
+        modes = {str(table.number): _named(mode) for table, mode in plan.tables.values()}
+        try:
+            run(connection, repaired(found.shape, tables, plan.layout, modes))
+            run(connection, plan.foreign_keys())
+            run(connection, plan.surface())
+        except Exception as error:
+            raise PartitionError(
+                f"the partition of {found.key} cannot follow the baseline's tables: {str(error).strip()}; "
+                "roll the migration back, and drop or refresh the partition, or change its rows, before it is run again"
+            ) from error
+        self._register(connection, plan, mark)
+
+    def _register(self, connection: Connection, plan: Plan, mark: str, **values: Any) -> None:
+        tables = [(table, _named(mode)) for table, mode in plan.tables.values()]
+        registry.write(
+            connection,
+            plan.layout.key,
+            state="ready",
+            schemas=plan.layout.schemas,
+            path=plan.layout.path,
+            modes={table.full_name: mode for table, mode in tables},
+            shape=remembered(tables, plan.layout),
+            fingerprint=mark,
+            role=self._role,
+            **values,
+        )
+
+
+def _named(mode: Mode | Rows) -> Literal["overlay", "copy", "empty", "readonly", "rows"]:
+    return "rows" if isinstance(mode, Rows) else mode
