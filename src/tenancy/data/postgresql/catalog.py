@@ -49,10 +49,13 @@ SELECT o.conrelid, o.conname, n.nspname, c.relname,
              ON a.attrelid = o.conrelid AND a.attnum = k.num ORDER BY k.at),
        ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(num, at) JOIN pg_attribute a
              ON a.attrelid = o.confrelid AND a.attnum = k.num ORDER BY k.at),
-       o.confdeltype::text, o.confupdtype::text, o.confmatchtype = 'f', o.condeferrable, o.condeferred, pg_get_constraintdef(o.oid)
+       o.confdeltype::text, o.confupdtype::text, o.confmatchtype = 'f', o.condeferrable, o.condeferred, pg_get_constraintdef(o.oid),
+       ARRAY(SELECT a.attname::text FROM jsonb_array_elements_text(nullif(to_jsonb(o) -> 'confdelsetcols', 'null')) k(num)
+             JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num::integer),
+       rank() OVER (ORDER BY o.oid)
 FROM pg_constraint o JOIN pg_class c ON c.oid = o.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE o.conrelid = ANY(%(oids)s::oid[]) AND o.contype = 'f' AND o.conparentid = 0
-ORDER BY o.conrelid, o.conname"""
+ORDER BY o.conrelid, o.oid"""
 
 _TRIGGERS = """
 SELECT tgrelid, tgname, pg_get_triggerdef(oid) FROM pg_trigger
@@ -99,11 +102,26 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
         of = name, constraint or definition, constraint is not None, unique, primary, exclusion
         indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal))
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
-    for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text in _rows(
+    for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text, *rest in _rows(
         connection, _FOREIGN_KEYS, oids=oids
     ):
         mine = names[oid]
-        key = (name, *mine, tuple(own), schema, table, tuple(other), on_delete, on_update, full, deferrable, deferred, text)
+        key = (
+            name,
+            *mine,
+            tuple(own),
+            schema,
+            table,
+            tuple(other),
+            on_delete,
+            on_update,
+            full,
+            deferrable,
+            deferred,
+            text,
+            tuple(rest[0]),
+            rest[1],
+        )
         foreign[oid].append(ForeignKey(*key))
     triggers: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for oid, *trigger in _rows(connection, _TRIGGERS, oids=oids):

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .checks import FAULTING
 from .layout import Layout, Names
+from .references import References
 from .structure import Column, Index, Table, literal, quoted
 
 __all__ = ["delta", "faults", "view", "writes"]
@@ -79,15 +81,14 @@ def view(table: Table, layout: Layout) -> Iterator[str]:
             yield f"ALTER VIEW {names.table} ALTER COLUMN {quoted(column.name)} SET DEFAULT {column.default}"
 
 
-def writes(table: Table, layout: Layout, *, cascades: str, moves: str) -> Iterator[str]:
+def writes(table: Table, layout: Layout, references: References) -> Iterator[str]:
     """
     Yield the function by which the view is written to, and its trigger.
 
     Args:
         table: The table.
         layout: The partition.
-        cascades: What a deletion does to what refers to the row, in PL/pgSQL.
-        moves: What an update does to it.
+        references: What a change does to what refers to the table.
     """
     names = layout.names(table)
     key, stored = table.primary_key, table.stored
@@ -99,53 +100,60 @@ def writes(table: Table, layout: Layout, *, cascades: str, moves: str) -> Iterat
         f"{literal(column.name + chr(34))} USING ERRCODE = 'generated_always'; END IF;\n"
         for column in generated
     )
+    fixed = [*generated, *(column for column in table.columns if column.identity == "a")]
     recomputed = "".join(
         f"IF NEW.{quoted(column.name)} IS DISTINCT FROM OLD.{quoted(column.name)} THEN RAISE EXCEPTION "
         f"'column \"% can only be updated to DEFAULT', {literal(column.name + chr(34))} USING ERRCODE = 'generated_always'; END IF;\n"
-        for column in generated
+        for column in fixed
     )
     lost = (
         "RAISE EXCEPTION 'could not serialize access due to concurrent update' USING ERRCODE = 'serialization_failure', "
-        f"HINT = {literal(f'Another transaction of the same routing key has changed this row of {table.name}: run this one again.')};"
+        f"HINT = {literal(f'Another transaction has changed this row of {table.name}: run this one again.')};"
     )
     # The row is compared as a whole, and byte by byte, since there are types without an equality
     # (https://www.postgresql.org/docs/current/functions-comparisons.html#COMPOSITE-TYPE-COMPARISON).
     unchanged = "d *= OLD"
-    # What this statement has changed already it does not change again, like an UPDATE with a FROM that finds a row twice.
-    own = "pg_current_xact_id()::xid"
+    # What this statement has changed already it does not change again, like an UPDATE with a FROM that finds a row twice. Who has written a
+    # row that can be seen is this transaction, or one of its savepoints, if it is not over.
+    age = "age(d.xmin)"
+    mine = f"{age} <= 0 AND pg_xact_status((pg_current_xact_id()::text::bigint - {age})::text::xid8) = 'in progress'"
     changed = f"""
-  SELECT d.xmin = {own} INTO mine FROM {names.delta} d WHERE {this};
-  IF NOT FOUND THEN SELECT h.xmin = {own} INTO mine FROM {names.hidden} h WHERE {_same(key, "h", "OLD")}; END IF;
-  IF mine THEN RETURN NULL; END IF;
-  {lost}"""
+    IF EXISTS (SELECT FROM {names.delta} d WHERE {this} AND CASE WHEN {mine} THEN true ELSE false END) OR {references.twice()} THEN
+      RETURN NULL;
+    END IF;
+    {lost}"""
+    hiding = f"""INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b WHERE {_same(key, "b", "OLD")}
+      AND b *= OLD AND NOT EXISTS (SELECT FROM {names.delta} d WHERE {this}) ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN{changed}
+    END IF;"""
+    update = f"""UPDATE {names.delta} d SET ({_list(stored)}) = ROW({new}) WHERE {this} AND {unchanged}
+    RETURNING {_list(table.columns, "d.")} INTO r;"""
     yield f"""CREATE FUNCTION {names.writes}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
 DECLARE
   r {names.table}%ROWTYPE;
-  mine boolean;
 BEGIN
 IF TG_OP = 'INSERT' THEN
   {computed}INSERT INTO {names.delta} ({_list(stored)}) VALUES ({new}) RETURNING {_list(table.columns)} INTO r;
+  {references.noted("I")}
   RETURN r;
 ELSIF TG_OP = 'UPDATE' THEN
-  {recomputed}UPDATE {names.delta} d SET ({_list(stored)}) = ROW({new}) WHERE {this} AND {unchanged}
-    RETURNING {_list(table.columns, "d.")} INTO r;
+  {recomputed}{update}
   IF NOT FOUND THEN
-    INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b WHERE {_same(key, "b", "OLD")}
-      AND NOT EXISTS (SELECT FROM {names.delta} d WHERE {this}) ON CONFLICT DO NOTHING;
-    IF NOT FOUND THEN{changed}
-    END IF;
-    INSERT INTO {names.delta} ({_list(stored)}) VALUES ({new}) RETURNING {_list(table.columns)} INTO r;
+    {hiding}
+    PERFORM set_config('{FAULTING}', 'on', true);
+    INSERT INTO {names.delta} ({_list(stored)}) VALUES ({_list(stored, "OLD.")});
+    PERFORM set_config('{FAULTING}', '', true);
+    {update}
   END IF;
-  {moves}RETURN r;
+  {references.noted("U")}
+  RETURN r;
 ELSE
   DELETE FROM {names.delta} d WHERE {this} AND {unchanged};
   IF NOT FOUND THEN
-    INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b WHERE {_same(key, "b", "OLD")}
-      AND NOT EXISTS (SELECT FROM {names.delta} d WHERE {this}) ON CONFLICT DO NOTHING;
-    IF NOT FOUND THEN{changed}
-    END IF;
+    {hiding}
   END IF;
-  {cascades}RETURN OLD;
+  {references.noted("D")}
+  RETURN OLD;
 END IF;
 END $tenancy$"""
     yield (
@@ -174,11 +182,14 @@ def faults(table: Table, names: Names) -> Iterator[tuple[list[str], str, str]]:
         yield (
             [column.name for column in found],
             name,
-            f"""CREATE FUNCTION {name}({arguments}) RETURNS void LANGUAGE sql SECURITY DEFINER AS $tenancy$
+            f"""CREATE FUNCTION {name}({arguments}) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+BEGIN
+PERFORM set_config('{FAULTING}', 'on', true);
 WITH f AS (
   INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b JOIN unnest({arrays}) v({labels}) ON {same}
   ON CONFLICT DO NOTHING RETURNING {_list(key)}
 )
-INSERT INTO {names.delta} ({_list(stored)}) SELECT {_list(stored, "b.")} FROM {table.sql} b JOIN f ON {_same(key, "b", "f")}
-$tenancy$""",
+INSERT INTO {names.delta} ({_list(stored)}) SELECT {_list(stored, "b.")} FROM {table.sql} b JOIN f ON {_same(key, "b", "f")};
+PERFORM set_config('{FAULTING}', '', true);
+END $tenancy$""",
         )

@@ -112,6 +112,8 @@ class ForeignKey:
         deferrable: Whether its check can be put off to the end of the transaction.
         deferred: Whether it is.
         definition: What follows ``ADD CONSTRAINT name``.
+        set_columns: The columns that ``ON DELETE SET NULL (...)`` or ``SET DEFAULT (...)`` names; empty: all.
+        order: Its place among all that were read, oldest first.
     """
 
     name: str
@@ -127,6 +129,8 @@ class ForeignKey:
     deferrable: bool = False
     deferred: bool = False
     definition: str = ""
+    set_columns: tuple[str, ...] = ()
+    order: int = 0
 
 
 @dataclass(frozen=True)
