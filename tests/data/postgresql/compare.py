@@ -338,7 +338,8 @@ def _off(state: str, name: str, message: str) -> Iterator[str]:
         yield f"UPDATE pg_index SET indisunique = false WHERE indexrelid = '{name}'::regclass"
     elif state == "23502":
         table = message.split(' of relation "')[1].split('"')[0]
-        yield f"ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL"
+        # Not by ALTER TABLE, which refuses a primary key's column.
+        yield f"UPDATE pg_attribute SET attnotnull = false WHERE attrelid = '{table}'::regclass AND attname = '{name}'"
     elif name == "label_check":
         yield "ALTER DOMAIN label DROP CONSTRAINT label_check"
     else:

@@ -137,7 +137,11 @@ IF TG_OP = 'INSERT' THEN
   {references.noted("I")}
   RETURN r;
 ELSIF TG_OP = 'UPDATE' THEN
-  {recomputed}{update}
+  {recomputed}IF NEW *= OLD THEN
+    IF {references.twice()} THEN RETURN NULL; END IF;
+    {references.noted("S")}
+  END IF;
+  {update}
   IF NOT FOUND THEN
     {hiding}
     PERFORM set_config('{FAULTING}', 'on', true);
