@@ -208,7 +208,7 @@ class Pair:
         self.reset(overlay.key)
         log: list[str] = []
         number = 0
-        for transaction in block.transactions:
+        for transaction in (*block.before, *block.transactions):
             with self._both(overlay):
                 number = self._transaction(overlay, transaction, number, log)
         if self._baseline() != self.baseline:
@@ -226,17 +226,23 @@ class Pair:
                     side.end(commit=False)
 
     def _transaction(self, overlay: Side, transaction: Transaction, number: int, log: list[str]) -> int:
-        plain, saved = self.plain, 0
+        plain, saved, guard = self.plain, 0, False
         log.append("BEGIN")
         for step in transaction.steps:
             number += 1
             if isinstance(step, Control):
+                if guard:
+                    plain.raw("RELEASE guard")
+                    if transaction.guarded:
+                        overlay.raw("RELEASE guard")
+                guard = False
                 saved = self._control(overlay, step, saved, number, log)
-                if saved < 0:
-                    return number
                 continue
-            plain.raw(f"SAVEPOINT guard; SELECT aside.step({number})")
-            overlay.raw(f"SAVEPOINT guard; SELECT aside.step({number})" if transaction.guarded else f"SELECT aside.step({number})")
+            # In one message each; what went well before is released only now.
+            plain.raw(f"{'RELEASE guard; ' if guard else ''}SAVEPOINT guard; SELECT aside.step({number})")
+            start = f"{'RELEASE guard; ' if guard else ''}SAVEPOINT guard; " if transaction.guarded else ""
+            overlay.raw(f"{start}SELECT aside.step({number})")
+            guard = True
             expected, got = plain.run(step, number), overlay.run(step, number)
             log.append(f"{number}: {_shown(step, number)}\n    plain: {expected}\n    overlay: {got}")
             if not self._same(step, number, expected, got):
@@ -246,13 +252,11 @@ class Pair:
                 if not transaction.guarded:
                     return number
                 overlay.raw("ROLLBACK TO guard")
-            plain.raw("RELEASE guard")
-            if transaction.guarded:
-                overlay.raw("RELEASE guard")
         self._contents(overlay, log)
         if transaction.commit:
-            violated = self._violated()
-            got, expected = overlay.end(commit=True), plain.end(commit=True)
+            got = overlay.end(commit=True)
+            violated = self._violated() if got.error else set()
+            expected = plain.end(commit=True)
             log.append(f"COMMIT\n    plain: {expected}\n    overlay: {got}")
             if expected.error != got.error and not (expected.error and got.error and got.error[1] in violated):
                 raise Difference("\n".join(log))

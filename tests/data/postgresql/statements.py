@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -51,6 +51,7 @@ _VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "next": _NODES,
         "label": ("one", "bad", FRESH, None),
     },
+    "link": {"id": (1, 2, 3, 4, 5, 6, 7, 8, FRESH), "next": (1, 2, 4, 6, 7, 8, FRESH, None)},
     "task": {
         "id": (1, 2, 4, 6, 101, FRESH),
         "owner": _PEOPLE[:-1] + (1, 2),
@@ -78,7 +79,14 @@ _VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 }
 
 #: Columns that an INSERT always has.
-_GIVEN = {"team": ("code", "name"), "person": ("email",), "node": ("id",), "task": ("owner",), "member": ("person", "team")}
+_GIVEN = {
+    "team": ("code", "name"),
+    "person": ("email",),
+    "node": ("id",),
+    "link": ("id",),
+    "task": ("owner",),
+    "member": ("person", "team"),
+}
 _GIVEN |= {"note": (), "badge": ("name",)}
 
 #: Changes that a constant does not make; ``{n}`` is another number for each statement.
@@ -95,6 +103,7 @@ _CHANGES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("team", "DEFAULT"),
     ),
     "node": (("id", "id + 1000 * {n}"), ("parent", "id"), ("next", "parent"), ("parent", "next"), ("label", "label || '{n}'")),
+    "link": (("id", "id + 1000 * {n}"), ("next", "id"), ("next", "NULL")),
     "task": (("id", "id + 1000 * {n}"), ("priority", "priority + 1"), ("reviewer", "owner"), ("priority", "DEFAULT")),
     "member": (("role", "role || '{n}'"), ("role", "DEFAULT")),
     "note": (("id", "id + 1000 * {n}"), ("body", "body || '{n}'"), ("person", "NULL")),
@@ -127,6 +136,9 @@ _JOINED = (
     "INSERT INTO person (email, nick) SELECT code || '{n}', name FROM team WHERE size > 1 ORDER BY code",
     "INSERT INTO node (id, parent) SELECT id + 1000 * {n}, id FROM node",
     "INSERT INTO node (id, parent) VALUES (6, 7), (7, 6)",
+    "INSERT INTO link (id, next) VALUES (7, 8), (8, 7)",
+    "UPDATE link SET id = id + 1000 * {n}, next = next + 1000 * {n}",
+    "DELETE FROM link USING link o WHERE o.next = link.id",
     "UPDATE node SET id = id + 1000 * {n}, parent = parent + 1000 * {n} WHERE id < 5",
     "WITH gone AS (DELETE FROM badge RETURNING name, note) INSERT INTO note (body, id) SELECT name, 1000 * {n} + note FROM gone "
     "WHERE note IS NOT NULL",
@@ -138,6 +150,7 @@ _TARGETS: Mapping[str, tuple[tuple[tuple[str, ...], str | None], ...]] = {
     "team": ((("code",), None), (("name",), None), (("lower(name)",), None)),
     "person": ((("id",), None), (("email",), None), (("nick",), "active")),
     "node": ((("id",), None),),
+    "link": ((("id",), None),),
     "task": ((("id",), None),),
     "member": ((("person", "team"), None),),
     "note": ((("id",), None),),
@@ -177,7 +190,7 @@ class Statement:
             number: Its number in the sequence.
         """
         result = (
-            connection.exec_driver_sql(self.sql.format(n=number))
+            connection.exec_driver_sql(self.sql.format(n=number).replace("%", "%%"))
             if self.kind == "sql"
             else connection.execute(*self._composed(number))
         )
@@ -237,9 +250,14 @@ class Transaction:
 class Block:
     """
     A sequence of transactions.
+
+    Args:
+        transactions: The transactions.
+        before: Those that come before, and leave some of the rows changed, or gone.
     """
 
-    transactions: tuple[Transaction, ...] = field(default=())
+    transactions: tuple[Transaction, ...]
+    before: tuple[Transaction, ...] = ()
 
 
 def _fresh(kind: type[Any], value: Any, number: int) -> Any:
@@ -259,7 +277,7 @@ def _literal(column: str, table: str, value: Any) -> str:
         value = json.dumps(value)
     elif isinstance(value, list):
         return f"ARRAY[{', '.join(_literal('', '', each) for each in value)}]::text[]"
-    return "'" + str(value).replace("'", "''").replace("{", "{{").replace("}", "}}").replace("%", "%") + "'"
+    return "'" + str(value).replace("'", "''").replace("{", "{{").replace("}", "}}") + "'"
 
 
 def _row(table: str) -> st.SearchStrategy[dict[str, Any]]:
@@ -270,8 +288,8 @@ def _row(table: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @st.composite
-def _insert(draw: st.DrawFn) -> Statement:
-    table = draw(st.sampled_from(sorted(TABLES)))
+def _insert(draw: st.DrawFn, *, upsert: bool = False) -> Statement:
+    table = draw(st.sampled_from(("person", "team", *sorted(TABLES)) if upsert else sorted(TABLES)))
     rows = draw(st.lists(_row(table), min_size=1, max_size=3))
     first = list(rows[0])
     if not first:
@@ -281,12 +299,12 @@ def _insert(draw: st.DrawFn) -> Statement:
             row.setdefault(name, rows[0][name])
     rows = [{name: row[name] for name in first} for row in rows]
     returning = draw(st.booleans())
-    if draw(st.booleans()):
+    if not upsert and draw(st.booleans()):
         columns = ", ".join(first)
         values = ", ".join("(" + ", ".join(_literal(name, table, row[name]) for name in first) + ")" for row in rows)
         return Statement("sql", f"INSERT INTO {table} ({columns}) VALUES {values}{' RETURNING *' if returning else ''}")
     conflict = None
-    if draw(st.booleans()):
+    if upsert:
         columns_, where = draw(st.sampled_from(((None, None), *_TARGETS[table])))
         changes = None
         if columns_ is not None and draw(st.booleans()):
@@ -336,7 +354,43 @@ def _delete(draw: st.DrawFn) -> Statement:
 _OTHERS = st.sampled_from([Statement("sql", sql) for sql in (*_QUERIES, *_JOINED)])
 _CONTROLS = st.sampled_from([Control(kind) for kind in ("save", "back", "release", "immediate", "deferred")])
 _STEPS: st.SearchStrategy[Statement | Control] = st.one_of(
-    _insert(), _update(), _delete(), _insert(), _update(), _delete(), _OTHERS, _OTHERS, _CONTROLS
+    _insert(), _update(), _delete(), _insert(upsert=True), _insert(), _update(), _delete(), _insert(upsert=True), _OTHERS, _CONTROLS
+)
+
+
+def _transaction(*statements: str) -> Transaction:
+    return Transaction(tuple(Statement("sql", sql) for sql in statements), guarded=False)
+
+
+#: What may have happened before.
+_BEFORE = (
+    (),
+    (
+        _transaction(
+            "UPDATE team SET size = size + 1",
+            "UPDATE person SET mood = 'happy', nick = nick || 'x' WHERE id IN (1, 3)",
+            "UPDATE node SET label = 'was' WHERE id < 4",
+            "UPDATE task SET priority = 1 WHERE id = 2",
+            "UPDATE member SET role = 'changed' WHERE person = 1",
+            "UPDATE note SET body = 'changed'",
+            "UPDATE badge SET note = 4 WHERE name = 'tin'",
+        ),
+    ),
+    (
+        _transaction(
+            "DELETE FROM badge",
+            "DELETE FROM note WHERE id = 3",
+            "DELETE FROM member WHERE person = 3",
+            "DELETE FROM node WHERE id = 1",
+        ),
+        _transaction(
+            "INSERT INTO node (id, parent) VALUES (1, NULL), (2, 1), (6, 2)",
+            "INSERT INTO badge (name, email, note) VALUES ('gold', 'p3', 2), ('new', 'p1', NULL)",
+            "INSERT INTO person (email, nick, boss) VALUES ('q', 'n9', 1), ('p9', 'n8', 2)",
+            "DELETE FROM task WHERE id = 4",
+        ),
+        _transaction("UPDATE person SET email = 'p' || id || 'x' WHERE id IN (2, 4)", "INSERT INTO team VALUES ('e', 'p2', 4)"),
+    ),
 )
 
 
@@ -346,4 +400,4 @@ def transactions() -> st.SearchStrategy[Block]:
     """
     steps = st.lists(_STEPS, min_size=1, max_size=5).map(tuple)
     one = st.builds(Transaction, steps, st.booleans(), st.sampled_from((True, True, True, False)))
-    return st.builds(Block, st.lists(one, min_size=1, max_size=3).map(tuple))
+    return st.builds(Block, st.lists(one, min_size=1, max_size=3).map(tuple), st.sampled_from(_BEFORE))
