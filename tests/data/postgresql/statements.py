@@ -54,7 +54,7 @@ _VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "link": {"id": (1, 2, 3, 4, 5, 6, 7, 8, FRESH), "next": (1, 2, 4, 6, 7, 8, FRESH, None)},
     "task": {
         "id": (1, 2, 4, 6, 101, FRESH),
-        "owner": _PEOPLE[:-1] + (1, 2),
+        "owner": (*_PEOPLE[:-1], 1, 2),
         "reviewer": _PEOPLE,
         "team": _NAMES,
         "priority": (0, 3, 9, 10, None),
@@ -113,8 +113,10 @@ _CHANGES: Mapping[str, tuple[tuple[str, str], ...]] = {
 _QUERIES = (
     "SELECT p.id, t.name FROM person p JOIN team t ON t.code = p.team ORDER BY 1, 2",
     "SELECT t.code, count(p.id), sum(t.size) FROM team t LEFT JOIN person p ON p.team = t.code GROUP BY 1 ORDER BY 1",
-    "WITH RECURSIVE r AS (SELECT id, 0 AS depth FROM node WHERE parent IS NULL UNION SELECT n.id, depth + 1 FROM node n "
-    "JOIN r ON n.parent = r.id WHERE depth < 9) SELECT * FROM r ORDER BY 1, 2",
+    (
+        "WITH RECURSIVE r AS (SELECT id, 0 AS depth FROM node WHERE parent IS NULL UNION SELECT n.id, depth + 1 FROM node n "
+        "JOIN r ON n.parent = r.id WHERE depth < 9) SELECT * FROM r ORDER BY 1, 2"
+    ),
     "SELECT id, tags, data -> 'k', shout FROM person WHERE mood >= 'ok' OR tags @> ARRAY['x'] ORDER BY id",
     "SELECT * FROM task WHERE EXISTS (SELECT FROM note WHERE note.task = task.id) ORDER BY id",
     "SELECT person, team, role, rank() OVER (PARTITION BY team ORDER BY person) FROM member ORDER BY 1, 2",
@@ -140,8 +142,10 @@ _JOINED = (
     "UPDATE link SET id = id + 1000 * {n}, next = next + 1000 * {n}",
     "DELETE FROM link USING link o WHERE o.next = link.id",
     "UPDATE node SET id = id + 1000 * {n}, parent = parent + 1000 * {n} WHERE id < 5",
-    "WITH gone AS (DELETE FROM badge RETURNING name, note) INSERT INTO note (body, id) SELECT name, 1000 * {n} + note FROM gone "
-    "WHERE note IS NOT NULL",
+    (
+        "WITH gone AS (DELETE FROM badge RETURNING name, note) INSERT INTO note (body, id) SELECT name, 1000 * {n} + note FROM gone "
+        "WHERE note IS NOT NULL"
+    ),
     "WITH t AS (INSERT INTO team (code, name) VALUES ('g{n}', 'G{n}') RETURNING code) UPDATE person SET team = t.code FROM t WHERE id = 1",
 )
 
@@ -379,7 +383,7 @@ _BEFORE = (
     (
         _transaction(
             "DELETE FROM badge",
-            "DELETE FROM note WHERE id = 3",
+            "DELETE FROM note WHERE id IN (3, 4)",
             "DELETE FROM member WHERE person = 3",
             "DELETE FROM node WHERE id = 1",
         ),

@@ -12,7 +12,7 @@ from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from .checks import checks, within_statement
 from .layout import Layout
-from .overlay import delta, faults, indexed, own_table, view, writes
+from .overlay import delta, fault, indexed, own_table, view, writes
 from .references import References
 from .structure import ForeignKey, Table, View, literal, qualified, quoted
 
@@ -229,8 +229,7 @@ class Plan:
             yield from checks(table, self.layout, written, self.visible, keys, self._remover, overlay=overlay)
             if overlay:
                 yield from writes(table, self.layout, self._references(table))
-                for _, _, function in faults(table, names):
-                    yield function
+                yield from fault(table, names)
             yield from self._references(table).triggers()
             if not overlay:
                 yield from self._triggers(table, names.table)
