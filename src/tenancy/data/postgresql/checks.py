@@ -245,7 +245,8 @@ def _deferred_reference(
     found = fulfilled("p", dict(zip(key.to_columns, row.values(), strict=True)))
     primary = {column.name: f"NEW.{quoted(column.name)}" for column in table.primary_key}
     # As everywhere, what has been changed again since is not looked at.
-    alive = f"EXISTS (SELECT FROM {written} a WHERE {rows_equal('a', {**primary, **row})})"
+    same = " AND ".join(filter(None, (fulfilled("a", primary), rows_equal("a", row))))
+    alive = f"EXISTS (SELECT FROM {written} a WHERE {same})"
     target = removers(key)
     lock = (
         "" if target is None else f"PERFORM FROM {layout.names(target).stripes} s WHERE s.n = {stripe(row.values())} FOR SHARE;\n  "

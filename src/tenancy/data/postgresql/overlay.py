@@ -147,7 +147,7 @@ ELSIF TG_OP = 'UPDATE' THEN
     PERFORM set_config('{FAULTING}', 'on', true);
     INSERT INTO {names.delta} ({_list(stored)}) VALUES ({_list(stored, "OLD.")});
     PERFORM set_config('{FAULTING}', '', true);
-    {update}
+    {update.replace(f" AND {unchanged}", "")}
   END IF;
   {references.noted("U")}
   RETURN r;

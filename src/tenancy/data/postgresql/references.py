@@ -169,7 +169,10 @@ END $tenancy$"""
                 for columns in sorted({key.to_columns for key in self._keys})
             )
             # Whoever makes a row refer to one of these waits here, or has to be waited for.
-            lock = f"UPDATE {stripes} SET n = n WHERE n IN ({hashes});\n"
+            lock = (
+                f"WITH locked AS MATERIALIZED (SELECT n FROM {stripes} WHERE n IN ({hashes}) ORDER BY n FOR UPDATE) "
+                f"UPDATE {stripes} s SET n = s.n FROM locked WHERE s.n = locked.n;\n"
+            )
         actions = "".join(self._reaction(key) for key in self._keys)
         own = "".join(self._fulfilled(key) for key in self._own)
         return f"""CREATE FUNCTION {self._names.after}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
@@ -233,15 +236,17 @@ END $tenancy$"""
         return f"IF EXISTS (SELECT FROM {child} c WHERE {where}){there} THEN {referred(key, values)} END IF;"
 
     def _fulfilled(self, key: ForeignKey) -> str:
-        primary = [column.name for column in self._table.primary_key]
         row = {name: self._new(name) for name in key.columns}
         target = {other: row[one] for one, other in zip(key.columns, key.to_columns, strict=True)}
-        where = rows_equal("a", {**{name: self._new(name) for name in primary}, **row})
+        primary = {column.name: self._new(column.name) for column in self._table.primary_key}
         # As everywhere, what has been changed again since is not looked at.
+        alive = f"{fulfilled('a', primary)} AND {rows_equal('a', row)}"
         values = f"concat_ws(', ', {', '.join(row.values())})"
-        return f"""  IF (q.event = 'I' OR q.event = 'U' AND {self._changes(key.columns)}) AND {given(key, row)}
-    AND NOT EXISTS (SELECT FROM {self._names.table} p WHERE {fulfilled("p", target)})
-    AND EXISTS (SELECT FROM {self._names.delta} a WHERE {where}) THEN {missing(key, values)} END IF;
+        return f"""  IF (q.event = 'I' OR q.event = 'U' AND {self._changes(key.columns)}) AND {given(key, row)} THEN
+    PERFORM FROM {self._names.stripes} s WHERE s.n = {stripe(row.values())} FOR SHARE;
+    IF NOT EXISTS (SELECT FROM {self._names.table} p WHERE {fulfilled("p", target)})
+      AND EXISTS (SELECT FROM {self._names.delta} a WHERE {alive}) THEN {missing(key, values)} END IF;
+  END IF;
 """
 
     def _deferred(self, number: int, key: ForeignKey) -> Iterator[str]:
