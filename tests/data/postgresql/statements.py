@@ -7,9 +7,10 @@ None of them depends on the order in which PostgreSQL comes to rows: there it ma
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Protocol, TypeVar
 
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
@@ -17,7 +18,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from tests.data.postgresql.clinic import TABLES
 
-__all__ = ["Block", "Control", "Statement", "Transaction", "transactions"]
+__all__ = ["Block", "Control", "Statement", "Transaction", "block", "blocks"]
+
+T = TypeVar("T")
 
 #: Stands for a value that no other statement has.
 FRESH = "@"
@@ -284,82 +287,119 @@ def _literal(column: str, table: str, value: Any) -> str:
     return "'" + str(value).replace("'", "''").replace("{", "{{").replace("}", "}}") + "'"
 
 
-def _row(table: str) -> st.SearchStrategy[dict[str, Any]]:
+class Pick(Protocol):
+    """
+    Picks one of some things.
+    """
+
+    def __call__(self, things: Sequence[T], /) -> T: ...
+
+
+def _flag(pick: Pick) -> bool:
+    return pick((False, True))
+
+
+def _row(pick: Pick, table: str) -> dict[str, Any]:
     values = _VALUES[table]
-    given = {name: st.sampled_from(values[name]) for name in _GIVEN[table]}
-    others = {name: st.sampled_from(values[name]) for name in values if name not in _GIVEN[table]}
-    return st.fixed_dictionaries(given, optional=others) if given or others else st.just({})
+    return {name: pick(values[name]) for name in values if name in _GIVEN[table] or _flag(pick)}
 
 
-@st.composite
-def _insert(draw: st.DrawFn, *, upsert: bool = False) -> Statement:
-    table = draw(st.sampled_from(("person", "team", *sorted(TABLES)) if upsert else sorted(TABLES)))
-    rows = draw(st.lists(_row(table), min_size=1, max_size=3))
-    first = list(rows[0])
-    if not first:
+def _insert(pick: Pick, *, upsert: bool = False) -> Statement:
+    table = pick(("person", "person", "team", *_NAMED) if upsert else _NAMED)
+    row = _row(pick, table)
+    if not row:
         return Statement("sql", f"INSERT INTO {table} DEFAULT VALUES")
-    for row in rows[1:]:  # all rows have the columns of the first
-        for name in first:
-            row.setdefault(name, rows[0][name])
-    rows = [{name: row[name] for name in first} for row in rows]
-    returning = draw(st.booleans())
-    if not upsert and draw(st.booleans()):
-        columns = ", ".join(first)
-        values = ", ".join("(" + ", ".join(_literal(name, table, row[name]) for name in first) + ")" for row in rows)
+    # All rows have the columns of the first.
+    rows = [row, *({name: pick(_VALUES[table][name]) for name in row} for _ in range(pick((0, 0, 1, 2))))]
+    returning = _flag(pick)
+    if not upsert and _flag(pick):
+        columns = ", ".join(row)
+        values = ", ".join("(" + ", ".join(_literal(name, table, each[name]) for name in row) + ")" for each in rows)
         return Statement("sql", f"INSERT INTO {table} ({columns}) VALUES {values}{' RETURNING *' if returning else ''}")
     conflict = None
     if upsert:
-        columns_, where = draw(st.sampled_from(((None, None), *_TARGETS[table])))
-        changes = None
-        if columns_ is not None and draw(st.booleans()):
-            changes = tuple(draw(st.lists(st.sampled_from(first), min_size=1, max_size=2, unique=True)))
+        columns_, where = pick(((None, None), *_TARGETS[table]))
+        changes = None if columns_ is None or _flag(pick) else tuple({pick(list(row)): 0, pick(list(row)): 0})
         conflict = (columns_, where, changes)
-    return Statement("insert", "", table, tuple(rows), conflict, returning, len(rows) > 1 and draw(st.booleans()))
+    return Statement("insert", "", table, tuple(rows), conflict, returning, len(rows) > 1 and _flag(pick))
 
 
-@st.composite
-def _where(draw: st.DrawFn, table: str) -> str:
-    kind = draw(st.sampled_from(("key", "key", "keys", "column", "null", "all")))
-    name = next(iter(_VALUES[table])) if kind in ("key", "keys") else draw(st.sampled_from(sorted(_VALUES[table])))
+def _where(pick: Pick, table: str) -> str:
+    kind = pick(("key", "key", "keys", "column", "null", "all"))
+    name = next(iter(_VALUES[table])) if kind in ("key", "keys") else pick(list(_VALUES[table]))
     values = [value for value in _VALUES[table][name] if value is not None and name != "data"] or [None]
     if kind == "all":
         return ""
     if kind == "null":
         return f" WHERE {table}.{name} IS NULL"
     if kind == "keys":
-        some = draw(st.lists(st.sampled_from(values), min_size=1, max_size=3))
-        return f" WHERE {table}.{name} IN ({', '.join(_literal(name, table, value) for value in some)})"
-    return f" WHERE {table}.{name} = {_literal(name, table, draw(st.sampled_from(values)))}"
+        return f" WHERE {table}.{name} IN ({', '.join(_literal(name, table, pick(values)) for _ in range(pick((2, 3))))})"
+    return f" WHERE {table}.{name} = {_literal(name, table, pick(values))}"
 
 
-@st.composite
-def _update(draw: st.DrawFn) -> Statement:
-    table = draw(st.sampled_from(sorted(TABLES)))
+def _returning(pick: Pick, table: str) -> str:
+    return f" RETURNING {table}.*" if _flag(pick) else ""
+
+
+def _update(pick: Pick) -> Statement:
+    table = pick(_NAMED)
     changes: dict[str, str] = {}
-    for _ in range(draw(st.integers(1, 2))):
-        if draw(st.booleans()):
-            name, change = draw(st.sampled_from(_CHANGES[table]))
-        else:
-            name = draw(st.sampled_from(sorted(_VALUES[table])))
-            change = _literal(name, table, draw(st.sampled_from(_VALUES[table][name])))
+    for _ in range(pick((1, 1, 2))):
+        name, change = pick(_CHANGES[table])
+        if _flag(pick):
+            name = pick(list(_VALUES[table]))
+            change = _literal(name, table, pick(_VALUES[table][name]))
         changes[name] = change
     sets = ", ".join(f"{name} = {change}" for name, change in changes.items())
-    returning = f" RETURNING {table}.*" if draw(st.booleans()) else ""
-    return Statement("sql", f"UPDATE {table} SET {sets}{draw(_where(table))}{returning}")
+    return Statement("sql", f"UPDATE {table} SET {sets}{_where(pick, table)}{_returning(pick, table)}")
+
+
+def _delete(pick: Pick) -> Statement:
+    table = pick(_NAMED)
+    return Statement("sql", f"DELETE FROM {table}{_where(pick, table)}{_returning(pick, table)}")
+
+
+def _other(pick: Pick) -> Statement:
+    return Statement("sql", pick((*_QUERIES, *_JOINED, *_JOINED)))
+
+
+def _upsert(pick: Pick) -> Statement:
+    return _insert(pick, upsert=True)
+
+
+def _control(pick: Pick) -> Control:
+    return Control(pick(("save", "back", "release", "immediate", "deferred")))
+
+
+_NAMED = sorted(TABLES)
+_KINDS = (_insert, _update, _delete, _insert, _update, _delete, _upsert, _upsert, _other, _other, _control)
+
+
+def block(pick: Pick) -> Block:
+    """
+    Return a sequence.
+
+    Args:
+        pick: Picks one of some things.
+    """
+    found = []
+    for _ in range(pick((1, 1, 2))):
+        steps = tuple(pick(_KINDS)(pick) for _ in range(pick((1, 2, 3, 4))))
+        found.append(Transaction(steps, _flag(pick), pick((True, True, True, False))))
+    return Block(tuple(found), pick(_BEFORE))
 
 
 @st.composite
-def _delete(draw: st.DrawFn) -> Statement:
-    table = draw(st.sampled_from(sorted(TABLES)))
-    returning = f" RETURNING {table}.*" if draw(st.booleans()) else ""
-    return Statement("sql", f"DELETE FROM {table}{draw(_where(table))}{returning}")
+def blocks(draw: st.DrawFn) -> Block:
+    """
+    Return a sequence, as Hypothesis would have it.
+    """
+    return block(lambda things: things[draw(_index(len(things)))])
 
 
-_OTHERS = st.sampled_from([Statement("sql", sql) for sql in (*_QUERIES, *_JOINED)])
-_CONTROLS = st.sampled_from([Control(kind) for kind in ("save", "back", "release", "immediate", "deferred")])
-_STEPS: st.SearchStrategy[Statement | Control] = st.one_of(
-    _insert(), _update(), _delete(), _insert(upsert=True), _insert(), _update(), _delete(), _insert(upsert=True), _OTHERS, _CONTROLS
-)
+@cache
+def _index(size: int) -> st.SearchStrategy[int]:
+    return st.integers(0, size - 1)
 
 
 def _transaction(*statements: str) -> Transaction:
@@ -396,12 +436,3 @@ _BEFORE = (
         _transaction("UPDATE person SET email = 'p' || id || 'x' WHERE id IN (2, 4)", "INSERT INTO team VALUES ('e', 'p2', 4)"),
     ),
 )
-
-
-def transactions() -> st.SearchStrategy[Block]:
-    """
-    Return the sequences.
-    """
-    steps = st.lists(_STEPS, min_size=1, max_size=5).map(tuple)
-    one = st.builds(Transaction, steps, st.booleans(), st.sampled_from((True, True, True, False)))
-    return st.builds(Block, st.lists(one, min_size=1, max_size=3).map(tuple), st.sampled_from(_BEFORE))

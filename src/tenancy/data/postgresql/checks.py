@@ -58,7 +58,7 @@ def within_statement(key: ForeignKey) -> bool:
     """
     Return whether rows of one statement may refer to one another, so that what is written row by row cannot be checked before all of it is.
     """
-    return (key.schema, key.table) == (key.to_schema, key.to_table) and not key.deferred
+    return (key.schema, key.table) == (key.to_schema, key.to_table)
 
 
 def checks(
@@ -123,7 +123,8 @@ END $tenancy$"""
             f"FOR EACH STATEMENT EXECUTE FUNCTION {names.checks}()"
         )
     for key in later:
-        yield from _deferred_reference(table, key, layout, written, visible, removers)
+        outermost = overlay and within_statement(key)
+        yield from _deferred_reference(table, key, layout, written, visible, removers, outermost=outermost)
 
 
 def _unique(table: Table, index: Index, hidden: str, event: str) -> str:
@@ -237,7 +238,7 @@ def _reference(key: ForeignKey, layout: Layout, visible: Visible, removers: Remo
 
 
 def _deferred_reference(
-    table: Table, key: ForeignKey, layout: Layout, written: str, visible: Visible, removers: Removers
+    table: Table, key: ForeignKey, layout: Layout, written: str, visible: Visible, removers: Removers, *, outermost: bool
 ) -> Iterator[str]:
     schema = layout.schemas[table.schema]
     function = qualified(schema, layout.inner(table, f"refers_{key.name}"))
@@ -260,7 +261,8 @@ IF {given(key, row)} THEN
 END IF;
 RETURN NULL;
 END $tenancy$"""
+    when = f"{NOT_FAULTING} AND pg_trigger_depth() = 0" if outermost else NOT_FAULTING
     yield (
         f"CREATE CONSTRAINT TRIGGER {quoted(key.name)} AFTER INSERT OR UPDATE ON {written} DEFERRABLE INITIALLY DEFERRED "
-        f"FOR EACH ROW WHEN ({NOT_FAULTING}) EXECUTE FUNCTION {function}()"
+        f"FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {function}()"
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from .checks import Visible, fulfilled, given, missing, referred, rows_equal, stripe
 from .layout import Layout
-from .structure import ForeignKey, Table, literal, quoted
+from .structure import ForeignKey, Table, quoted
 
 __all__ = ["References"]
 
@@ -152,7 +152,7 @@ END $tenancy$"""
                 f"EXECUTE FUNCTION {names.after}()"
             )
         for number, key in enumerate(self._keys):
-            if key.deferred and "a" in (key.on_delete, key.on_update):
+            if key.deferred:
                 yield from self._deferred(number, key)
 
     def _after(self) -> str:
@@ -160,7 +160,7 @@ END $tenancy$"""
         # Earlier statements of this transaction have left dead rows behind, which are not to be gone through each time; two bounds make
         # the planner use the index.
         setting = f"tenancy.seen_{self._table.number}"
-        unseen = "at > seen AND at < seen + 1000000000000"
+        unseen = "at > seen AND at <= last"
         lock = ""
         if self._keys:
             hashes = " UNION ".join(
@@ -174,16 +174,20 @@ END $tenancy$"""
                 f"UPDATE {stripes} s SET n = s.n FROM locked WHERE s.n = locked.n;\n"
             )
         actions = "".join(self._reaction(key) for key in self._keys)
-        own = "".join(self._fulfilled(key) for key in self._own)
+        own = "".join(self._fulfilled(key, "q") for key in self._own if not key.deferred)
+        loop = f"""FOR q IN SELECT * FROM {changed} WHERE {unseen} ORDER BY at LOOP
+{actions}{own}END LOOP;
+"""
+        # What is deferred, and is not at the moment, is checked when the rows are taken away.
         return f"""CREATE FUNCTION {self._names.after}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
 DECLARE
   q record;
   seen bigint := coalesce(nullif(current_setting('{setting}', true), ''), '0');
+  last bigint := (SELECT max(at) FROM {changed} WHERE at > seen AND at < seen + 1000000000000);
 BEGIN
-IF NOT EXISTS (SELECT FROM {changed} WHERE {unseen}) THEN RETURN NULL; END IF;
-{lock}FOR q IN WITH taken AS (DELETE FROM {changed} WHERE {unseen} RETURNING *) SELECT * FROM taken ORDER BY at LOOP
-  PERFORM set_config('{setting}', q.at::text, true) WHERE q.at > coalesce(nullif(current_setting('{setting}', true), ''), '0')::bigint;
-{actions}{own}END LOOP;
+IF last IS NULL THEN RETURN NULL; END IF;
+PERFORM set_config('{setting}', last::text, true);
+{lock}{loop if actions or own else ""}DELETE FROM {changed} WHERE {unseen};
 RETURN NULL;
 END $tenancy$"""
 
@@ -193,9 +197,9 @@ END $tenancy$"""
     def _new(self, name: str) -> str:
         return f"q.n{self._places[name]}"
 
-    def _changes(self, names: Iterable[str]) -> str:
-        names = list(names)
-        left, right = (", ".join(side(name) for name in names) for side in (self._old, self._new))
+    def _changes(self, names: Iterable[str], change: str = "q") -> str:
+        places = [self._places[name] for name in names]
+        left, right = (", ".join(f"{change}.{side}{at}" for at in places) for side in "on")
         return f"ROW({left}) IS DISTINCT FROM ROW({right})"
 
     def _reaction(self, key: ForeignKey) -> str:
@@ -235,14 +239,14 @@ END $tenancy$"""
         child = self._visible(key.schema, key.table)
         return f"IF EXISTS (SELECT FROM {child} c WHERE {where}){there} THEN {referred(key, values)} END IF;"
 
-    def _fulfilled(self, key: ForeignKey) -> str:
-        row = {name: self._new(name) for name in key.columns}
+    def _fulfilled(self, key: ForeignKey, change: str) -> str:
+        row = {name: f"{change}.n{self._places[name]}" for name in key.columns}
         target = {other: row[one] for one, other in zip(key.columns, key.to_columns, strict=True)}
-        primary = {column.name: self._new(column.name) for column in self._table.primary_key}
+        primary = {column.name: f"{change}.n{self._places[column.name]}" for column in self._table.primary_key}
         # As everywhere, what has been changed again since is not looked at.
         alive = f"{fulfilled('a', primary)} AND {rows_equal('a', row)}"
         values = f"concat_ws(', ', {', '.join(row.values())})"
-        return f"""  IF (q.event = 'I' OR q.event = 'U' AND {self._changes(key.columns)}) AND {given(key, row)} THEN
+        return f"""  IF ({change}.event = 'I' OR {change}.event = 'U' AND {self._changes(key.columns, change)}) AND {given(key, row)} THEN
     PERFORM FROM {self._names.stripes} s WHERE s.n = {stripe(row.values())} FOR SHARE;
     IF NOT EXISTS (SELECT FROM {self._names.table} p WHERE {fulfilled("p", target)})
       AND EXISTS (SELECT FROM {self._names.delta} a WHERE {alive}) THEN {missing(key, values)} END IF;
@@ -251,24 +255,22 @@ END $tenancy$"""
 
     def _deferred(self, number: int, key: ForeignKey) -> Iterator[str]:
         function = f"{self._names.references[:-1]}_{number}{self._names.references[-1]}"
-        events = [event for event, action in (("D", key.on_delete), ("U", key.on_update)) if action == "a"]
-
-        def old(name: str) -> str:
-            return f"NEW.o{self._places[name]}"
-
-        changes = " IS DISTINCT FROM ".join(
-            f"ROW({', '.join(f'NEW.{side}{self._places[name]}' for name in key.to_columns)})" for side in "on"
-        )
+        events = [f"'{event}'" for event, action in (("D", key.on_delete), ("U", key.on_update)) if action == "a"]
+        body = ""
+        if events:
+            gone = f"OLD.event IN ({', '.join(events)}) AND {self._changes(key.to_columns, 'OLD')}"
+            body = f"  IF {gone} THEN {self._unreferred(key, lambda name: f'OLD.o{self._places[name]}', still=True)} END IF;\n"
+        if key in self._own:
+            body += self._fulfilled(key, "OLD")
+        if not body:
+            return
         yield f"""CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
 BEGIN
-IF NEW.event = ANY({literal("{" + ",".join(events) + "}")}) AND {changes} THEN
-  {self._unreferred(key, old, still=True)}
-END IF;
-RETURN NULL;
+{body}RETURN NULL;
 END $tenancy$"""
         same = [other for other in self._keys[:number] if other.name == key.name]
         name = key.name if not same else self._layout.inner(self._table, f"referred_{number}")
         yield (
-            f"CREATE CONSTRAINT TRIGGER {quoted(name)} AFTER INSERT ON {self._names.changed} DEFERRABLE INITIALLY DEFERRED "
-            f"FOR EACH ROW WHEN (NEW.event IN ('D', 'U')) EXECUTE FUNCTION {function}()"
+            f"CREATE CONSTRAINT TRIGGER {quoted(name)} AFTER DELETE ON {self._names.changed} DEFERRABLE INITIALLY DEFERRED "
+            f"FOR EACH ROW WHEN (OLD.event IN ('I', 'U', 'D')) EXECUTE FUNCTION {function}()"
         )
