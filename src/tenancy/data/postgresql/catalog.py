@@ -37,7 +37,11 @@ _INDEXES = """
 SELECT i.indrelid, x.relname, pg_get_constraintdef(o.oid), pg_get_indexdef(i.indexrelid), i.indisunique, i.indisprimary,
        coalesce(o.contype = 'x', false),
        ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) k),
-       pg_get_expr(i.indpred, i.indrelid), coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false), c.relkind = 'p'
+       pg_get_expr(i.indpred, i.indrelid), coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false), c.relkind = 'p',
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0 AND (a.attnum = ANY(i.indkey) OR
+             EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                     AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum))
+             ORDER BY a.attnum)
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid
      LEFT JOIN pg_constraint o ON o.conindid = i.indexrelid AND o.conrelid = i.indrelid AND o.contype IN ('p', 'u', 'x')
 WHERE i.indrelid = ANY(%(oids)s::oid[]) AND i.indisvalid
@@ -49,10 +53,13 @@ SELECT o.conrelid, o.conname, n.nspname, c.relname,
              ON a.attrelid = o.conrelid AND a.attnum = k.num ORDER BY k.at),
        ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(num, at) JOIN pg_attribute a
              ON a.attrelid = o.confrelid AND a.attnum = k.num ORDER BY k.at),
-       o.confdeltype::text, o.confupdtype::text, o.confmatchtype = 'f', o.condeferrable, o.condeferred, pg_get_constraintdef(o.oid)
+       o.confdeltype::text, o.confupdtype::text, o.confmatchtype = 'f', o.condeferrable, o.condeferred, pg_get_constraintdef(o.oid),
+       ARRAY(SELECT a.attname::text FROM jsonb_array_elements_text(nullif(to_jsonb(o) -> 'confdelsetcols', 'null')) k(num)
+             JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num::integer),
+       rank() OVER (ORDER BY o.oid)
 FROM pg_constraint o JOIN pg_class c ON c.oid = o.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE o.conrelid = ANY(%(oids)s::oid[]) AND o.contype = 'f' AND o.conparentid = 0
-ORDER BY o.conrelid, o.conname"""
+ORDER BY o.conrelid, o.oid"""
 
 _TRIGGERS = """
 SELECT tgrelid, tgname, pg_get_triggerdef(oid) FROM pg_trigger
@@ -93,17 +100,32 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
     names = {oid: (schema, name) for oid, schema, name, *_ in found}
     indexes: dict[int, list[Index]] = defaultdict(list)
     for row in _rows(connection, _INDEXES, oids=oids):
-        oid, name, constraint, definition, unique, primary, exclusion, keys, where, nulls_equal, partitioned = row
+        oid, name, constraint, definition, unique, primary, exclusion, keys, where, nulls_equal, partitioned, about = row
         if constraint is None:
             definition = _after_table(name, definition, names[oid], unique=unique, partitioned=partitioned)
         of = name, constraint or definition, constraint is not None, unique, primary, exclusion
-        indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal))
+        indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal, tuple(about)))
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
-    for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text in _rows(
+    for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text, *rest in _rows(
         connection, _FOREIGN_KEYS, oids=oids
     ):
         mine = names[oid]
-        key = (name, *mine, tuple(own), schema, table, tuple(other), on_delete, on_update, full, deferrable, deferred, text)
+        key = (
+            name,
+            *mine,
+            tuple(own),
+            schema,
+            table,
+            tuple(other),
+            on_delete,
+            on_update,
+            full,
+            deferrable,
+            deferred,
+            text,
+            tuple(rest[0]),
+            rest[1],
+        )
         foreign[oid].append(ForeignKey(*key))
     triggers: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for oid, *trigger in _rows(connection, _TRIGGERS, oids=oids):

@@ -35,6 +35,9 @@ class Names:
         fault: The function that makes rows of the baseline a key's own; a number follows.
         references: The function that checks references; a number follows.
         after: The function that ends a statement.
+        changed: The table of what a statement has changed, until it ends.
+        notes: The function that writes that down.
+        stripes: The table by whose rows those who refer to a row, and those who remove it, wait for one another.
     """
 
     schema: str
@@ -47,6 +50,9 @@ class Names:
     fault: str
     references: str
     after: str
+    changed: str
+    notes: str
+    stripes: str
 
 
 class Layout:
@@ -117,4 +123,7 @@ class Layout:
             inner("fault"),
             inner("references"),
             inner("after"),
+            inner("changed"),
+            inner("notes"),
+            inner("stripes"),
         )

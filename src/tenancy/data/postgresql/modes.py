@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
-from .checks import References, checks, within_statement
+from .checks import checks, within_statement
 from .layout import Layout
-from .overlay import delta, faults, indexed, own_table, view, writes
+from .overlay import delta, fault, indexed, own_table, view, writes
+from .references import References
 from .structure import ForeignKey, Table, View, dollar_quoted, literal, qualified, quoted
 
 __all__ = ["Mode", "Plan", "Rows", "mode_of", "refusal", "value_of"]
@@ -162,15 +163,23 @@ class Plan:
 
     def _referring(self, table: Table) -> list[ForeignKey]:
         """
-        The foreign keys of a key's own rows that refer to a table, and are checked by triggers.
+        The foreign keys of a key's own rows that refer to a table, and are checked by triggers; oldest first.
         """
-        return [
+        found = [
             key
             for other, mode in self.tables.values()
             if mode == "overlay" or mode in OWN
             for key in other.foreign_keys
             if (key.to_schema, key.to_table) == (table.schema, table.name) and self._by_triggers(key)
         ]
+        return sorted(found, key=lambda key: key.order)
+
+    def _remover(self, key: ForeignKey) -> Table | None:
+        """
+        The table that a foreign key refers to, if its rows can be gone for the key.
+        """
+        table, mode = self.tables.get((key.to_schema, key.to_table), (None, "readonly"))
+        return table if mode == "overlay" or mode in OWN else None
 
     def storage(self) -> Iterator[str]:
         """
@@ -213,6 +222,8 @@ class Plan:
         overlays = self._of("overlay")
         for table in overlays:
             yield from view(table, self.layout)
+        for table in self._of("overlay", *OWN):
+            yield from self._references(table).storage()
         for table, mode in self.tables.values():
             if isinstance(mode, Rows):
                 yield from self._rows(table, mode)
@@ -223,14 +234,11 @@ class Plan:
             overlay = mode == "overlay"
             written = names.delta if overlay else names.table
             keys = [key for key in table.foreign_keys if self._by_triggers(key)]
-            yield from checks(table, self.layout, written, self.visible, keys, overlay=overlay)
-            own = [key.name for key in keys if within_statement(key)] if overlay else []
-            references = References(table, self.layout, self.visible, self._referring(table), own)
+            yield from checks(table, self.layout, written, self.visible, keys, self._remover, overlay=overlay)
             if overlay:
-                yield from writes(table, self.layout, cascades=references.deletes, moves=references.moves)
-                for _, _, function in faults(table, names):
-                    yield function
-            yield from references.triggers(overlay=overlay)
+                yield from writes(table, self.layout, self._references(table))
+                yield from fault(table, names)
+            yield from self._references(table).triggers()
             if not overlay:
                 yield from self._triggers(table, names.table)
         yield from self._rights()
@@ -239,6 +247,11 @@ class Plan:
         for each in self._views:
             yield f"CREATE VIEW {self.layout.place(each.schema, each.name)} AS {each.definition}"
             yield f"GRANT SELECT ON {self.layout.place(each.schema, each.name)} TO {self._keyed}"
+
+    def _references(self, table: Table) -> References:
+        overlay = self.tables[table.schema, table.name][1] == "overlay"
+        own = [key for key in table.foreign_keys if within_statement(key)] if overlay else []
+        return References(table, self.layout, self.visible, self._referring(table), own, overlay=overlay)
 
     def _triggers(self, table: Table, name: str) -> Iterator[str]:
         for _, definition in table.triggers:
@@ -277,6 +290,9 @@ class Plan:
             # Rows that are written many at once go there by themselves, and are checked there.
             yield f"GRANT SELECT, INSERT, UPDATE ON {names.delta} TO {keyed}"
             yield f"ALTER VIEW {names.table} OWNER TO {reader}"
+        for table in self._of("overlay", *OWN):
+            for name in self._references(table).tables:
+                yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {reader}"
         for table in self._of(*OWN):
             yield f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES ON {self.layout.relation(table)} TO {keyed}, {reader}"
         for table in self._of("readonly"):

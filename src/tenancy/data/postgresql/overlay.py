@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .checks import FAULTING
 from .layout import Layout, Names
+from .references import References
 from .structure import Column, Index, Table, dollar_quoted, literal, quoted
 
-__all__ = ["delta", "faults", "view", "writes"]
+__all__ = ["arguments", "delta", "fault", "indexed", "own_table", "view", "writes"]
 
 
 def _list(columns: tuple[Column, ...], prefix: str = "") -> str:
@@ -79,15 +81,14 @@ def view(table: Table, layout: Layout) -> Iterator[str]:
             yield f"ALTER VIEW {names.table} ALTER COLUMN {quoted(column.name)} SET DEFAULT {column.default}"
 
 
-def writes(table: Table, layout: Layout, *, cascades: str, moves: str) -> Iterator[str]:
+def writes(table: Table, layout: Layout, references: References) -> Iterator[str]:
     """
     Yield the function by which the view is written to, and its trigger.
 
     Args:
         table: The table.
         layout: The partition.
-        cascades: What a deletion does to what refers to the row, in PL/pgSQL.
-        moves: What an update does to it.
+        references: What a change does to what refers to the table.
     """
     names = layout.names(table)
     key, stored = table.primary_key, table.stored
@@ -99,55 +100,67 @@ def writes(table: Table, layout: Layout, *, cascades: str, moves: str) -> Iterat
         f"{literal(column.name + chr(34))} USING ERRCODE = 'generated_always'; END IF;\n"
         for column in generated
     )
+    fixed = [*generated, *(column for column in table.columns if column.identity == "a")]
     recomputed = "".join(
         f"IF NEW.{quoted(column.name)} IS DISTINCT FROM OLD.{quoted(column.name)} THEN RAISE EXCEPTION "
         f"'column \"% can only be updated to DEFAULT', {literal(column.name + chr(34))} USING ERRCODE = 'generated_always'; END IF;\n"
-        for column in generated
+        for column in fixed
     )
     lost = (
         "RAISE EXCEPTION 'could not serialize access due to concurrent update' USING ERRCODE = 'serialization_failure', "
-        f"HINT = {literal(f'Another transaction of the same routing key has changed this row of {table.name}: run this one again.')};"
+        f"HINT = {literal(f'Another transaction has changed this row of {table.name}: run this one again.')};"
     )
     # The row is compared as a whole, and byte by byte, since there are types without an equality
     # (https://www.postgresql.org/docs/current/functions-comparisons.html#COMPOSITE-TYPE-COMPARISON).
     # Column by column, since a table that has followed another may have them in another order.
     unchanged = f"ROW({_list(table.columns, 'd.')})::record *= ROW({_list(table.columns, 'OLD.')})::record"
-    # What this statement has changed already it does not change again, like an UPDATE with a FROM that finds a row twice.
-    own = "pg_current_xact_id()::xid"
+    # What this statement has changed already it does not change again, like an UPDATE with a FROM that finds a row twice. Who has written a
+    # row that can be seen is this transaction, or one of its savepoints, if it is not over.
+    age = "age(d.xmin)"
+    mine = f"{age} <= 0 AND pg_xact_status((pg_current_xact_id()::text::bigint - {age})::text::xid8) = 'in progress'"
     changed = f"""
-  SELECT d.xmin = {own} INTO mine FROM {names.delta} d WHERE {this};
-  IF NOT FOUND THEN SELECT h.xmin = {own} INTO mine FROM {names.hidden} h WHERE {_same(key, "h", "OLD")}; END IF;
-  IF mine THEN RETURN NULL; END IF;
-  {lost}"""
+    IF EXISTS (SELECT FROM {names.delta} d WHERE {this} AND CASE WHEN {mine} THEN true ELSE false END) OR {references.twice()} THEN
+      RETURN NULL;
+    END IF;
+    {lost}"""
+    hiding = f"""INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b WHERE {_same(key, "b", "OLD")}
+      AND ROW({_list(table.columns, "b.")})::record *= ROW({_list(table.columns, "OLD.")})::record
+      AND NOT EXISTS (SELECT FROM {names.delta} d WHERE {this}) ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN{changed}
+    END IF;"""
+    update = f"""UPDATE {names.delta} d SET ({_list(stored)}) = ROW({new}) WHERE {this} AND {unchanged}
+    RETURNING {_list(table.columns, "d.")} INTO r;"""
     body = f"""
 #variable_conflict use_column
 DECLARE
   r {names.table}%ROWTYPE;
-  mine boolean;
 BEGIN
 IF TG_OP = 'INSERT' THEN
   {computed}INSERT INTO {names.delta} ({_list(stored)}) VALUES ({new}) RETURNING {_list(table.columns)} INTO r;
+  {references.noted("I")}
   RETURN r;
 ELSIF TG_OP = 'UPDATE' THEN
-  {recomputed}UPDATE {names.delta} d SET ({_list(stored)}) = ROW({new}) WHERE {this} AND {unchanged}
-    RETURNING {_list(table.columns, "d.")} INTO r;
-  IF NOT FOUND THEN
-    INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b WHERE {_same(key, "b", "OLD")}
-      AND NOT EXISTS (SELECT FROM {names.delta} d WHERE {this}) ON CONFLICT DO NOTHING;
-    IF NOT FOUND THEN{changed}
-    END IF;
-    INSERT INTO {names.delta} ({_list(stored)}) VALUES ({new}) RETURNING {_list(table.columns)} INTO r;
+  {recomputed}IF NEW *= OLD THEN
+    IF {references.twice()} THEN RETURN NULL; END IF;
+    {references.noted("S")}
   END IF;
-  {moves}RETURN r;
+  {update}
+  IF NOT FOUND THEN
+    {hiding}
+    PERFORM set_config('{FAULTING}', 'on', true);
+    INSERT INTO {names.delta} ({_list(stored)}) VALUES ({_list(stored, "OLD.")});
+    PERFORM set_config('{FAULTING}', '', true);
+    {update.replace(f" AND {unchanged}", "")}
+  END IF;
+  {references.noted("U")}
+  RETURN r;
 ELSE
   DELETE FROM {names.delta} d WHERE {this} AND {unchanged};
   IF NOT FOUND THEN
-    INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b WHERE {_same(key, "b", "OLD")}
-      AND NOT EXISTS (SELECT FROM {names.delta} d WHERE {this}) ON CONFLICT DO NOTHING;
-    IF NOT FOUND THEN{changed}
-    END IF;
+    {hiding}
   END IF;
-  {cascades}RETURN OLD;
+  {references.noted("D")}
+  RETURN OLD;
 END IF;
 END """
     yield f"CREATE FUNCTION {names.writes}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"
@@ -157,29 +170,62 @@ END """
     )
 
 
-def faults(table: Table, names: Names) -> Iterator[tuple[list[str], str, str]]:
+def arguments(table: Table) -> dict[str, tuple[str, str]]:
     """
-    Yield for each unique index that rows can be found by its columns, the name of a function of one array for each of them, and what makes
-    it: it makes those of the baseline's rows a key's own that have these values, so that an
-    ``INSERT ... ON CONFLICT`` into the delta meets them.
+    Return for each column by which a row can conflict with another one the name and the type of the argument of the function that `fault`
+    yields.
     """
-    columns = {column.name: column for column in table.columns} | {quoted(column.name): column for column in table.columns}
+    needed = {name for index in table.uniques for name in index.columns}
+    if needed & {column.name for column in table.columns if column.generated}:
+        needed = {column.name for column in table.columns}
+    return {column.name: (f"tenancy_{at}", column.type) for at, column in enumerate(table.stored) if column.name in needed}
+
+
+def fault(table: Table, names: Names) -> Iterator[str]:
+    """
+    Yield the function that makes those of the baseline's rows a key's own that a new row could conflict with, so that an
+    ``INSERT ... ON CONFLICT`` into the delta meets them. What is not given is what it would be by default.
+    """
     key, stored = table.primary_key, table.stored
-    for number, index in enumerate(table.uniques):
-        if index.where is not None or not all(each in columns for each in index.keys):
-            continue
-        name = f"{names.fault[:-1]}_{number}{names.fault[-1]}"
-        found = [columns[each] for each in index.keys]
-        arguments = ", ".join(f"a{at} {column.type}[]" for at, column in enumerate(found))
-        arrays = ", ".join(f"a{at}" for at in range(len(found)))
-        labels = ", ".join(f"v{at}" for at in range(len(found)))
-        same = " AND ".join(f"b.{quoted(column.name)} = v.v{at}" for at, column in enumerate(found))
-        body = f"""
+    given = arguments(table)
+    defaults = {column.name: column.default for column in table.columns}
+    parameters, columns = [], []
+    for at, (name, (argument, kind)) in enumerate(given.items(), 1):
+        default = defaults[name]
+        # What counts is not to count here, and what it gives is new anyway.
+        default = "NULL" if default is None or "nextval(" in default else default
+        parameters.append(f"{argument} {kind} DEFAULT {default}")
+        columns.append(f"${at} AS {quoted(name)}")
+    computed = [
+        column for column in table.columns if column.generated and column.name in {n for i in table.uniques for n in i.columns}
+    ]
+    row = f"SELECT {', '.join(columns)}"
+    if computed:
+        row = f"SELECT n.*, {', '.join(f'{column.expression} AS {quoted(column.name)}' for column in computed)} FROM ({row}) n"
+    found = []
+    for index in table.uniques:
+        where = f" WHERE {index.where}" if index.where else ""
+        keys = ", ".join(f"{each} AS k{at}" for at, each in enumerate(index.keys))
+        equals = "IS NOT DISTINCT FROM" if index.nulls_equal else "="
+        same = " AND ".join(f"b.k{at} {equals} n.k{at}" for at in range(len(index.keys)))
+        shown = ", ".join(f"{quoted(column.name)} AS p{at}" for at, column in enumerate(key))
+        primary = ", ".join(f"b.p{at}" for at in range(len(key)))
+        found.append(
+            f"SELECT {primary} FROM (SELECT {shown}, {keys} FROM {table.sql}{where}) b JOIN (SELECT {keys} FROM ({row}) n{where}) n ON {same}"
+        )
+    candidates = "\n    UNION ".join(found)
+    body = f"""
+#variable_conflict use_column
+BEGIN
+PERFORM set_config('{FAULTING}', 'on', true);
 WITH f AS (
-  INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b JOIN unnest({arrays}) v({labels}) ON {same}
+  INSERT INTO {names.hidden} ({_list(key)})
+    {candidates}
   ON CONFLICT DO NOTHING RETURNING {_list(key)}
 )
-INSERT INTO {names.delta} ({_list(stored)}) SELECT {_list(stored, "b.")} FROM {table.sql} b JOIN f ON {_same(key, "b", "f")}
-"""
-        header = f"CREATE FUNCTION {name}({arguments}) RETURNS void LANGUAGE sql SECURITY DEFINER AS "
-        yield [column.name for column in found], name, header + dollar_quoted(body)
+INSERT INTO {names.delta} ({_list(stored)}) SELECT {_list(stored, "b.")} FROM {table.sql} b JOIN f ON {_same(key, "b", "f")};
+PERFORM set_config('{FAULTING}', '', true);
+RETURN true;
+END """
+    header = f"CREATE FUNCTION {names.fault}({', '.join(parameters)}) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS "
+    yield header + dollar_quoted(body)

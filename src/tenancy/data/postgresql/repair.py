@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .layout import Layout
-from .overlay import delta, faults, indexed, own_table
+from .overlay import arguments, delta, indexed, own_table
 from .structure import Column, Table, dollar_quoted, quoted
 
 __all__ = ["remembered", "repaired", "weakened"]
@@ -41,7 +41,8 @@ def remembered(tables: Iterable[tuple[Table, str]], layout: Layout) -> dict[str,
             "checks": [name for name, _ in table.checks],
             "foreign": [key.name for key in table.foreign_keys],
             "triggers": [name for name, _ in table.triggers] if mode != "overlay" else [],
-            "faults": [[names, function] for names, function, _ in faults(table, layout.names(table))] if mode == "overlay" else [],
+            "fault": [layout.schemas[table.schema], layout.inner(table, "fault")],
+            "arguments": arguments(table) if mode == "overlay" else {},
         }
         for table, mode in tables
         if mode in _KEPT

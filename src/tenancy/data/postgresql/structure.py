@@ -91,6 +91,7 @@ class Index:
         keys: The expressions that it is on, each as it would stand in a SELECT from the table.
         where: The condition of a partial index.
         nulls_equal: Whether it is ``NULLS NOT DISTINCT``.
+        columns: The names of the columns that its expressions and its condition are about.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Index:
     keys: tuple[str, ...]
     where: str | None = None
     nulls_equal: bool = False
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ class ForeignKey:
         deferrable: Whether its check can be put off to the end of the transaction.
         deferred: Whether it is.
         definition: What follows ``ADD CONSTRAINT name``.
+        set_columns: The columns that ``ON DELETE SET NULL (...)`` or ``SET DEFAULT (...)`` names; empty: all.
+        order: Its place among all that were read, oldest first.
     """
 
     name: str
@@ -138,6 +142,8 @@ class ForeignKey:
     deferrable: bool = False
     deferred: bool = False
     definition: str = ""
+    set_columns: tuple[str, ...] = ()
+    order: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""
+The same random statements, in an overlay and on a plain copy of the database: the same results, the same errors, the same rows; and the
+baseline's rows never change.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from itertools import count
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+
+from tenancy.data.postgresql import isolation
+from tests.data.postgresql.compare import Difference, Pair, Side
+from tests.data.postgresql.statements import Block, block, blocks
+
+pytestmark = [pytest.mark.service, pytest.mark.timeout(600)]
+
+SEQUENCES = int(os.environ.get("TENANCY_DIFFERENTIAL_SEQUENCES", "2000" if os.environ.get("CI") else "300"))
+# The same sequences each time, until another number is given.
+SEED = int(os.environ.get("TENANCY_DIFFERENTIAL_SEED", "42"))
+# Of so many sequences one finds each of the bugs below.
+FINDING = 400
+
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def pair(postgresql: str) -> Iterator[Pair]:
+    found = Pair(postgresql, f"diff{uuid4().hex[:8]}")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def overlay(pair: Pair) -> Side:
+    return pair.overlay("pr-42")
+
+
+def test_an_overlay_does_what_a_plain_database_does(pair: Pair, overlay: Side) -> None:
+    @seed(SEED)
+    @settings(max_examples=SEQUENCES, deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
+    @given(blocks())
+    def same(block: Block) -> None:
+        pair.compare(overlay, block)
+
+    same()
+
+
+def _search(pair: Pair, overlay: Side) -> None:
+    for number in range(FINDING):
+        pair.compare(overlay, block(Random(number).choice))
+
+
+#: What is replaced in the SQL that makes a partition, by what, and in how it is named.
+BUGS = {
+    "deleted rows are shown": (r' WHERE h\."\w+" IS NULL', ""),
+    "defaults of the view are missing": (r'ALTER VIEW (\S+) ALTER COLUMN "role" SET DEFAULT .*', "SELECT 1"),
+    "unique values of the baseline are not looked at": (r'email AS k0 FROM "public"', "'none' AS k0 FROM \"public\""),
+    "a partial index is taken for a whole one": (r'(nick AS k0 FROM "public"."person") WHERE active', r"\1"),
+    "an expression of an index is forgotten": (r"lower\(name\) AS k0", "name AS k0"),
+    "a row that was deleted still has its unique values": (r'(FROM \S+hidden" h WHERE h."\w+" = b.p0)', r"\1 AND false"),
+    "nothing cascades": (r'(DELETE FROM \S+"task" WHERE)', r"\1 false AND"),
+    "nothing is set to NULL": (r'(UPDATE \S+"task" SET "reviewer" = NULL WHERE)', r"\1 false AND"),
+    "what refers to nothing is let in": (r'p\."code" = a\."team"', "true"),
+    "what refers to nothing in its own table is let in": (r'p\."id" = q\.n\d', "true"),
+    "a deferred reference is not checked": (r'p\."id" = NEW\."task"', "true"),
+    "a deferred reference to what is gone is not checked": (r'c\."task" = NEW\.o0', "false"),
+    "what is referred to can go": (r'(FROM \S+"member" c WHERE)', r"\1 false AND"),
+    "keys that move leave behind what refers to them": (r'(UPDATE \S+"task" SET "team" = q\.n0 WHERE)', r"\1 false AND"),
+    "an upsert does not see the baseline": (
+        r"SELECT b\.p0 FROM (.*) b JOIN",
+        r"SELECT b.p0 FROM (SELECT * FROM \1 b LIMIT 0) b JOIN",
+    ),
+    "a change of a row twice is an error": (r"\) = 'in progress'", ") = 'never'"),
+    "a deletion of a row twice is an error": (r"q WHERE q\.o0 = OLD", "q WHERE false AND q.o0 = OLD"),
+    "the first change of a row checks all of it": (r"IS DISTINCT FROM 'on'", "IS DISTINCT FROM 'never'"),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_would_be_seen(pair: Pair, monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+    wrong, replacement = BUGS[bug]
+    original, changed = isolation._run, []
+
+    def broken(connection: Any, statements: Any) -> None:
+        given = list(statements)
+        altered = [re.sub(wrong, replacement, each) for each in given]
+        changed.append(given != altered)
+        original(connection, altered)
+
+    monkeypatch.setattr(isolation, "_run", broken)
+    overlay = pair.overlay(f"bug-{next(_numbers)}")
+    assert any(changed)
+    with pytest.raises(Difference):
+        _search(pair, overlay)
