@@ -43,6 +43,7 @@ def remembered(tables: Iterable[tuple[Table, str]], layout: Layout) -> dict[str,
             "triggers": [name for name, _ in table.triggers] if mode != "overlay" else [],
             "fault": [layout.schemas[table.schema], layout.inner(table, "fault")],
             "arguments": arguments(table) if mode == "overlay" else {},
+            "working": [layout.names(table).changed, layout.names(table).stripes],
         }
         for table, mode in tables
         if mode in _KEPT
@@ -57,6 +58,8 @@ def weakened(known: Mapping[str, Any]) -> Iterator[str]:
         known: What `remembered` returned.
     """
     for table in known.values():
+        # They are made anew with what writes to them.
+        yield f"DROP TABLE IF EXISTS {', '.join(table['working'])}"
         for name in table["foreign"]:
             yield f"ALTER TABLE {table['delta']} DROP CONSTRAINT IF EXISTS {quoted(name)}"
         for name in table["triggers"]:
