@@ -49,7 +49,10 @@ SELECT o.conrelid, o.conname, n.nspname, c.relname,
              ON a.attrelid = o.conrelid AND a.attnum = k.num ORDER BY k.at),
        ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(num, at) JOIN pg_attribute a
              ON a.attrelid = o.confrelid AND a.attnum = k.num ORDER BY k.at),
-       o.confdeltype::text, o.confupdtype::text, o.confmatchtype = 'f', o.condeferrable, o.condeferred, pg_get_constraintdef(o.oid)
+       o.confdeltype::text, o.confupdtype::text, o.confmatchtype = 'f', o.condeferrable, o.condeferred, pg_get_constraintdef(o.oid),
+       format('FOREIGN KEY (%%s) REFERENCES %%I.%%I',
+              (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.at) FROM unnest(o.conkey) WITH ORDINALITY k(num, at)
+               JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num), n.nspname, c.relname)
 FROM pg_constraint o JOIN pg_class c ON c.oid = o.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE o.conrelid = ANY(%(oids)s::oid[]) AND o.contype = 'f' AND o.conparentid = 0
 ORDER BY o.conrelid, o.conname"""
@@ -99,11 +102,16 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
         of = name, constraint or definition, constraint is not None, unique, primary, exclusion
         indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal))
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
-    for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text in _rows(
+    for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text, start in _rows(
         connection, _FOREIGN_KEYS, oids=oids
     ):
         mine = names[oid]
-        key = (name, *mine, tuple(own), schema, table, tuple(other), on_delete, on_update, full, deferrable, deferred, text)
+        if not text.startswith(start):
+            raise ConfigurationError(
+                f"the foreign key {name} of {qualified(*mine)} is defined in a way that is not understood: {text}"
+            )
+        rest = text[len(start) :]
+        key = (name, *mine, tuple(own), schema, table, tuple(other), on_delete, on_update, full, deferrable, deferred, rest)
         foreign[oid].append(ForeignKey(*key))
     triggers: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for oid, *trigger in _rows(connection, _TRIGGERS, oids=oids):

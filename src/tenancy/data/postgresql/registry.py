@@ -20,7 +20,20 @@ from .structure import literal, quoted
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["SCHEMA", "Registered", "allowed", "entering", "forget", "install", "installed", "lock", "lock_all", "lock_rights", "read", "write"]
+__all__ = [
+    "SCHEMA",
+    "Registered",
+    "allowed",
+    "entering",
+    "forget",
+    "install",
+    "installed",
+    "lock",
+    "lock_all",
+    "lock_rights",
+    "read",
+    "write",
+]
 
 #: The schema of the register.
 SCHEMA = "tenancy"
