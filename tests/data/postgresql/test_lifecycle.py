@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 import tenancy
@@ -303,6 +303,29 @@ def test_the_address_of_an_engine_for_asyncpg_is_used_with_what_libpq_knows(name
     isolation.install()
     assert isolation.status() == []
     isolation._engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_partition_lives_by_every_driver_that_can_make_it(owner: Engine, postgresql: str, name: str, driver: str) -> None:
+    run(owner, 'CREATE TABLE "50% %s" (id serial PRIMARY KEY, done numeric CHECK (done % 2 = 0) DEFAULT 7 % 5)')
+    url = address_of(postgresql, name, driver=driver)
+    engine, covered = create_engine(url), create_engine(url)
+    cover(covered)
+    isolation = PostgresIsolation(engine, role="keyed_50%", reader="reader_50%")
+    isolation.install()
+    isolation.create("pr-1")
+    with tenancy.scope("pr-1"), covered.begin() as connection:
+        connection.execute(text("""INSERT INTO "50% %s" DEFAULT VALUES"""))
+        assert connection.execute(text("""SELECT done, current_user::text FROM "50% %s" """)).all() == [(2, "keyed_50%")]
+    assert isolation.status("pr-1")[0].changed == {"public.50% %s": (1, 0)}
+    with isolation.migration() as connection:
+        connection.execute(text("""ALTER TABLE "50% %s" ADD more integer DEFAULT 9 % 5"""))
+    assert texts(isolation) == []
+    isolation.drop("pr-1")
+    uncover(covered)
+    covered.dispose()
+    engine.dispose()
+    run(owner, 'DROP OWNED BY "keyed_50%", "reader_50%"', 'DROP ROLE "keyed_50%", "reader_50%"')
 
 
 # Create.

@@ -154,6 +154,7 @@ def everything(engine: Engine, schema: str) -> list[Any]:
 @example("\\", ["\\:a", "a\\"], ["\\", "\\\\", "a\\:b"], ["\\", "\\1", "\\%"], "overlay", "a-b")
 @example("orders", ["orders__hidden_key", "orders"], ["h", "u", "d"], ["orders__hidden", "orders__checks", "x"], "overlay", "a")
 @example("A", ["A", '"A"'], ["A", '"A"', '""A""'], ["C", '"C"', "B"], "copy", "a")
+@example("(", ["Orders", " REFERENCES "], ['a"b', "a'b", ")"], [" REFERENCES x(", "b", "c"], "copy", "a")
 @example("v", ["a", "b"], ["found_values", "mine", "r"], ["x", "y", "z"], "overlay", "a")
 def test_whatever_things_are_called_a_partition_lives_and_the_baseline_stays(
     place: Place, schema: str, tables: list[str], columns: list[str], others: list[str], mode: Any, key: str
@@ -175,6 +176,9 @@ def test_whatever_things_are_called_a_partition_lives_and_the_baseline_stays(
     # Each index has to have a name that no table has.
     index = unique if unique not in tables else f"{unique[:20]}_i"
     key_of = {name: f"pk{at}" for at, name in enumerate(tables)}
+    triggers = [
+        f"CREATE TRIGGER {q(foreign)} BEFORE UPDATE OF {q(label)} ON {base} FOR EACH ROW EXECUTE FUNCTION {q(schema)}.{q(check)}()"
+    ]
     run(
         place.owner,
         f"CREATE SCHEMA {q(schema)}",
@@ -187,6 +191,8 @@ def test_whatever_things_are_called_a_partition_lives_and_the_baseline_stays(
         ),
         f"CREATE UNIQUE INDEX {q(index)} ON {base} ({q(label)})",
         f"ALTER TABLE {child} ADD CONSTRAINT {q(foreign)} FOREIGN KEY ({q(parent)}) REFERENCES {base} ON DELETE CASCADE",
+        f"CREATE FUNCTION {q(schema)}.{q(check)}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        *(triggers if mode != "overlay" else []),
         f"INSERT INTO {base} VALUES (1, 'one'), (2, 'two'), (3, 'three')",
         f"INSERT INTO {child} VALUES (1, 'one', 1), (2, 'two', 2)",
     )

@@ -56,7 +56,10 @@ SELECT o.conrelid, o.conname, n.nspname, c.relname,
        o.confdeltype::text, o.confupdtype::text, o.confmatchtype = 'f', o.condeferrable, o.condeferred, pg_get_constraintdef(o.oid),
        ARRAY(SELECT a.attname::text FROM jsonb_array_elements_text(nullif(to_jsonb(o) -> 'confdelsetcols', 'null')) k(num)
              JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num::integer),
-       rank() OVER (ORDER BY o.oid)
+       rank() OVER (ORDER BY o.oid),
+       format('FOREIGN KEY (%%s) REFERENCES %%I.%%I',
+              (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.at) FROM unnest(o.conkey) WITH ORDINALITY k(num, at)
+               JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num), n.nspname, c.relname)
 FROM pg_constraint o JOIN pg_class c ON c.oid = o.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE o.conrelid = ANY(%(oids)s::oid[]) AND o.contype = 'f' AND o.conparentid = 0
 ORDER BY o.conrelid, o.oid"""
@@ -106,27 +109,18 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
         of = name, constraint or definition, constraint is not None, unique, primary, exclusion
         indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal, tuple(about)))
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
-    for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text, *rest in _rows(
+    for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text, *more in _rows(
         connection, _FOREIGN_KEYS, oids=oids
     ):
         mine = names[oid]
-        key = (
-            name,
-            *mine,
-            tuple(own),
-            schema,
-            table,
-            tuple(other),
-            on_delete,
-            on_update,
-            full,
-            deferrable,
-            deferred,
-            text,
-            tuple(rest[0]),
-            rest[1],
-        )
-        foreign[oid].append(ForeignKey(*key))
+        columns_set, order, start = more
+        if not text.startswith(start):
+            raise ConfigurationError(
+                f"the foreign key {name} of {qualified(*mine)} is defined in a way that is not understood: {text}"
+            )
+        rest = text[len(start) :]
+        key = (name, *mine, tuple(own), schema, table, tuple(other), on_delete, on_update, full, deferrable, deferred, rest)
+        foreign[oid].append(ForeignKey(*key, tuple(columns_set), order))
     triggers: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for oid, *trigger in _rows(connection, _TRIGGERS, oids=oids):
         triggers[oid].append((trigger[0], trigger[1]))

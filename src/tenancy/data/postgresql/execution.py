@@ -18,17 +18,19 @@ with extra("postgresql", "sqlalchemy"):
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["begun", "kept_path", "run", "scalar", "synchronous"]
+__all__ = ["PLAIN", "begun", "kept_path", "run", "scalar", "synchronous"]
 
+#: Options of a statement in which a per cent sign is one; drivers differ where there are no parameters.
+PLAIN = {"no_parameters": True}
 # asyncpg's own options in a URL, which libpq does not have; for ``ssl`` it has another name.
 _ASYNCPG = ("prepared_statement_cache_size", "prepared_statement_name_func", "statement_cache_size", "command_timeout", "timeout")
 
 
 def synchronous(engine: Engine | AsyncEngine) -> Engine:
     """
-    Return an engine by a driver that is no asyncio one, whose transactions see what was committed while they waited for a lock.
+    Return an engine by psycopg or psycopg2, whose transactions see what was committed while they waited for a lock.
     """
-    if not isinstance(engine, Engine) or engine.dialect.is_async:
+    if not isinstance(engine, Engine) or engine.dialect.driver not in ("psycopg", "psycopg2"):
         engine = create_engine(_by_psycopg(engine.url))
     return engine.execution_options(isolation_level="READ COMMITTED")
 
@@ -81,7 +83,7 @@ def scalar(connection: Connection, statement: str) -> Any:
     """
     Return the first column of a statement's only row; a per cent sign is one.
     """
-    return connection.exec_driver_sql(statement.replace("%", "%%")).scalar_one()
+    return connection.exec_driver_sql(statement, execution_options=PLAIN).scalar_one()
 
 
 @contextlib.contextmanager

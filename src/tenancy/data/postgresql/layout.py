@@ -95,12 +95,14 @@ class Layout:
         """
         name = f"{table.name}__{suffix}"
         limit = _LIMIT - _NUMBERED.get(suffix, 0)
-        if len(name.encode()) <= limit and name not in self._taken and "__" not in f"{table.name}{suffix}":
+        plain = "__" not in f"{table.name}{suffix}" and "%" not in name
+        if len(name.encode()) <= limit and name not in self._taken and plain:
             return name
         # Where two underscores stand once, it is plain which table and what of it is meant; elsewhere two could mean the same.
         mark = hashlib.sha256(f"{table.name}\0{suffix}".encode()).hexdigest()[:12]
-        shown = suffix.encode()[:20].decode(errors="ignore")
-        kept = table.name.encode()[: limit - len(shown.encode()) - len(mark) - 4].decode(errors="ignore")
+        shown = suffix.replace("%", "_").encode()[:20].decode(errors="ignore")
+        # A per cent sign is a placeholder to drivers, and not all that is composed doubles it.
+        kept = table.name.replace("%", "_").encode()[: limit - len(shown.encode()) - len(mark) - 4].decode(errors="ignore")
         return f"{kept}__{shown}__{mark}"
 
     def names(self, table: Table) -> Names:

@@ -209,11 +209,12 @@ class Plan:
                     yield self._native(key)
 
     def _native(self, key: ForeignKey) -> str:
-        before, _, rest = key.definition.partition(" REFERENCES ")
-        after = rest[rest.index("(") :]
+        columns = ", ".join(quoted(name) for name in key.columns)
         target = self.visible(key.to_schema, key.to_table)
         relation = self.layout.place(key.schema, key.table)
-        return f"ALTER TABLE {relation} ADD CONSTRAINT {quoted(key.name)} {before} REFERENCES {target}{after}"
+        return (
+            f"ALTER TABLE {relation} ADD CONSTRAINT {quoted(key.name)} FOREIGN KEY ({columns}) REFERENCES {target}{key.definition}"
+        )
 
     def surface(self) -> Iterator[str]:
         """
@@ -255,9 +256,9 @@ class Plan:
 
     def _triggers(self, table: Table, name: str) -> Iterator[str]:
         for _, definition in table.triggers:
-            head, on, rest = definition.partition(f" ON {table.schema}.{table.name} ")
-            if not on:
-                head, on, rest = definition.partition(f" ON {table.sql} ")
+            # Quoted or not, as PostgreSQL finds necessary.
+            places = [f" ON {a}.{b} " for a in (table.schema, quoted(table.schema)) for b in (table.name, quoted(table.name))]
+            head, on, rest = next((parts for place in places if (parts := definition.partition(place))[1]), (definition, "", ""))
             if not on:
                 raise PartitionError(f"{table.full_name}: the trigger is defined in a way that is not understood: {definition}")
             yield f"{head} ON {name} {rest}"

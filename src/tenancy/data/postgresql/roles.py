@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..._optional import extra
 from ...errors import ConfigurationError
+from .execution import PLAIN
 from .structure import quoted
 
 with extra("postgresql", "sqlalchemy"):
@@ -117,7 +118,7 @@ def _until(connection: Connection, done: Callable[[], bool], statement: str, adv
             return
         try:
             with connection.begin_nested():
-                connection.exec_driver_sql(statement.replace("%", "%%"))
+                connection.exec_driver_sql(statement, execution_options=PLAIN)
         except DBAPIError as error:
             # Somebody in another database was at the same row: it has been done now, or can be.
             if getattr(error.orig, "sqlstate", getattr(error.orig, "pgcode", None)) not in ("XX000", "23505", "42710"):

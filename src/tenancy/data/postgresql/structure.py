@@ -124,7 +124,7 @@ class ForeignKey:
         full: Whether it is ``MATCH FULL``.
         deferrable: Whether its check can be put off to the end of the transaction.
         deferred: Whether it is.
-        definition: What follows ``ADD CONSTRAINT name``.
+        definition: What follows the name of the table that it refers to.
         set_columns: The columns that ``ON DELETE SET NULL (...)`` or ``SET DEFAULT (...)`` names; empty: all.
         order: Its place among all that were read, oldest first.
     """
