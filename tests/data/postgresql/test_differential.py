@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from tenancy.data.postgresql import isolation
+from tenancy.data.postgresql import maker
 from tests.data.postgresql.compare import Difference, Pair, Side
 from tests.data.postgresql.statements import Block, block, blocks
 
@@ -87,7 +87,7 @@ BUGS = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_would_be_seen(pair: Pair, monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     wrong, replacement = BUGS[bug]
-    original, changed = isolation._run, []
+    original, changed = maker.run, []
 
     def broken(connection: Any, statements: Any) -> None:
         given = list(statements)
@@ -95,7 +95,7 @@ def test_a_bug_would_be_seen(pair: Pair, monkeypatch: pytest.MonkeyPatch, bug: s
         changed.append(given != altered)
         original(connection, altered)
 
-    monkeypatch.setattr(isolation, "_run", broken)
+    monkeypatch.setattr(maker, "run", broken)
     overlay = pair.overlay(f"bug-{next(_numbers)}")
     assert any(changed)
     with pytest.raises(Difference):
