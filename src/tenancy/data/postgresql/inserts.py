@@ -5,12 +5,11 @@ for all rows together, and ``ON CONFLICT`` has the indexes that it needs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..._optional import extra
-from .registry import SCHEMA
+from .overlays import Known, Overlay, redirected
 
 with extra("postgresql", "sqlalchemy"):
     from sqlalchemy import Connection, bindparam, select, text
@@ -20,22 +19,6 @@ with extra("postgresql", "sqlalchemy"):
 
 __all__ = ["Inserts"]
 
-# So many partitions' tables are kept in mind.
-_KNOWN = 256
-
-
-class _Overlay(NamedTuple):
-    """
-    An overlaid table in a partition.
-
-    Args:
-        delta: The table of the key's own rows, for SQL.
-        faults: Column names, and the function that makes the baseline's rows with such values the key's own.
-    """
-
-    delta: str
-    faults: list[tuple[list[str], str]]
-
 
 class Inserts:
     """
@@ -43,7 +26,7 @@ class Inserts:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], dict[str, _Overlay]] = {}
+        self._known = Known()
 
     def redirected(self, connection: Connection, inside: Any, statement: str, context: Any) -> str:
         """
@@ -63,12 +46,7 @@ class Inserts:
         if overlay is None:
             return statement
         name = compiled.preparer.format_table(composed.table)
-        start = f"INSERT INTO {name} "
-        at = statement.find(start)
-        if at < 0:
-            return statement
-        # By an alias, since RETURNING and SET name the table.
-        return f"{statement[:at]}INSERT INTO {overlay.delta} AS {name} {statement[at + len(start) :]}"
+        return redirected(statement, name, overlay)
 
     def prepare(self, connection: Connection, inside: Any, statement: Any, rows: list[Mapping[str, Any]]) -> None:
         """
@@ -85,7 +63,7 @@ class Inserts:
         overlay = self._overlay(connection, inside, statement.table)
         if overlay is None:
             return
-        for names, function in overlay.faults:
+        for names, _, function in overlay.faults:
             columns = [column for name in names for column in statement.table.columns if column.name == name]
             if len(columns) != len(names):
                 continue
@@ -114,28 +92,19 @@ class Inserts:
         given = [bindparam(f"a{at}", arrays[at], type_=ARRAY(column.type)) for at, column in enumerate(columns)]
         connection.execute(text(f"SELECT {escaped}({places})").bindparams(*given))
 
-    def _overlay(self, connection: Connection, inside: Any, table: Any) -> _Overlay | None:
+    def _overlay(self, connection: Connection, inside: Any, table: Any) -> Overlay | None:
         if getattr(table, "schema", None) is not None:
             return None  # such a name leads past the partition, and the server refuses it
-        known = self._known.get((inside.key, inside.revision))
-        if known is None:
-            known = dict(_read(connection, inside.key))
-            if len(self._known) >= _KNOWN:
-                self._known.clear()
-            self._known[inside.key, inside.revision] = known
-        return known.get(table.name)
+        return self._known.of(inside, lambda sql: _asked(connection, sql)).get(table.name)
 
 
-def _read(connection: Connection, key: str) -> Iterator[tuple[str, _Overlay]]:
+def _asked(connection: Connection, sql: str) -> Any:
     cursor: Any = connection.connection.cursor()
     try:
-        cursor.execute(f"SELECT shape::text FROM {SCHEMA}.partitions WHERE key = '{key}'")
-        shape = json.loads(cursor.fetchone()[0])
+        cursor.execute(sql)
+        return cursor.fetchone()[0]
     finally:
         cursor.close()
-    for table in shape.values():
-        if table["mode"] == "overlay":
-            yield table["name"], _Overlay(table["delta"], [(names, function) for names, function in table["faults"]])
 
 
 def _rows(statement: Any, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -74,8 +74,11 @@ def install(keyed: str) -> Iterator[str]:
   revision text NOT NULL DEFAULT pg_current_xact_id()::text)"""
     # The lock is held to the end of the transaction, and whoever drops the partition waits for it.
     yield f"""CREATE OR REPLACE FUNCTION {SCHEMA}.enter(routing_key text) RETURNS text LANGUAGE plpgsql AS $tenancy$
-DECLARE p record;
+DECLARE
+  p record;
+  inside text := coalesce(current_setting('{SETTING}', true), '');
 BEGIN
+  IF inside NOT IN ('', routing_key) THEN RETURN 'inside ' || inside; END IF;
   PERFORM pg_advisory_xact_lock_shared(hashtextextended('tenancy.' || routing_key, 0));
   SELECT state, path, role, revision INTO p FROM {SCHEMA}.partitions WHERE key = routing_key;
   IF NOT FOUND THEN RETURN 'unknown'; END IF;
@@ -102,7 +105,7 @@ def installed(connection: Connection) -> bool:
 def entering(key: RoutingKey) -> str:
     """
     Return the statement by which a transaction enters a key's partition. It returns the partition's state, with its revision where that is
-    ``ready``; or ``unknown``.
+    ``ready``; ``unknown``; or ``inside``, and whose, where the transaction is in another one.
 
     Args:
         key: The routing key, which has no character that would need a quote.
