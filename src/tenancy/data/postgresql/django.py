@@ -21,6 +21,7 @@ from .transaction import BASELINE, Policies, Policy, Transaction, advice
 with extra("django", "django"):
     from django.db import connections
     from django.db.backends.postgresql.base import DatabaseWrapper
+    from django.db.backends.postgresql.features import DatabaseFeatures
     from django.db.backends.utils import CursorWrapper
     from django.db.models.sql.compiler import SQLInsertCompiler
     from django.db.transaction import atomic
@@ -278,12 +279,22 @@ def _patch() -> None:
 
         return execute_sql
 
+    def grouping(original: Any) -> Any:
+        @functools.wraps(original)
+        def allows_group_by_selected_pks_on_model(self: Any, model: Any) -> bool:
+            # A view has no primary key that PostgreSQL could tell the other columns by.
+            keyed = self.connection.alias in _covered and routing_key() is not None
+            return not keyed and bool(original(self, model))
+
+        return allows_group_by_selected_pks_on_model
+
     _patches.wrap(DatabaseWrapper, "create_cursor", cursors)
     _patches.wrap(DatabaseWrapper, "set_autocommit", autocommit)
     for name in ("commit", "rollback", "close"):
         _patches.wrap(DatabaseWrapper, name, ending)
     _patches.wrap(CursorWrapper, "__getattr__", attributes)
     _patches.wrap(CursorWrapper, "callproc", procedures)
+    _patches.wrap(DatabaseFeatures, "allows_group_by_selected_pks_on_model", grouping)
     _patches.wrap(SQLInsertCompiler, "execute_sql", inserts)
 
 

@@ -97,12 +97,14 @@ class Policies:
         return Transaction(key, None)
 
 
-_LOCKS = "0A000"
+_LOCKS, _GROUPS = "0A000", "42803"
 # By https://www.postgresql.org/docs/current/errcodes-appendix.html
 _ADVICE: Mapping[str, str] = {
     _LOCKS: "SELECT ... FOR UPDATE would lock nothing of the baseline's rows in an overlay; leave it out, or use mode copy for that table",
     "42P10": "an ON CONFLICT in SQL given as text does not meet the baseline's rows in an overlay; write it with {upsert}, or use mode copy "
     "for that table",
+    _GROUPS: "an overlay is a view, which has no primary key to tell its other columns by; name them all in GROUP BY, or use mode copy for that "
+    "table",
     "42501": "work with a routing key can read and change only its partition: leave the schema out of the name, or give the table a mode",
 }
 
@@ -117,6 +119,6 @@ def advice(state: str | None, message: str, upsert: str) -> str | None:
         upsert: By what an ON CONFLICT can be written.
     """
     found = _ADVICE.get(state or "")
-    if found is None or (state == _LOCKS and "FOR " not in message):
+    if found is None or (state == _LOCKS and "FOR " not in message) or (state == _GROUPS and "GROUP BY" not in message):
         return None
     return f"{message.splitlines()[0] if message else state}: {found.format(upsert=upsert)}"
