@@ -67,6 +67,23 @@ class Place:
             tables = [row[0] for row in connection.execute(names, (list(SCHEMAS),))]
             return {table: connection.execute(sql.SQL(checksum).format(sql.SQL(table))).fetchone()[0] for table in tables}  # type: ignore[index]
 
+    def reset(self) -> None:
+        """
+        Take back what keys have changed in overlays.
+        """
+        with psycopg.connect(self.owner) as connection:
+            connection.execute(_RESET)
+
+
+_RESET = """DO $$
+DECLARE t record; found boolean;
+BEGIN
+FOR t IN SELECT v ->> 'delta' AS delta, v ->> 'hidden' AS hidden FROM tenancy.partitions, jsonb_each(shape) s(k, v) WHERE v ->> 'mode' = 'overlay' LOOP
+  EXECUTE format('SELECT EXISTS (SELECT FROM %s) OR EXISTS (SELECT FROM %s)', t.delta, t.hidden) INTO found;
+  IF found THEN EXECUTE format('TRUNCATE %s, %s', t.delta, t.hidden); END IF;
+END LOOP;
+END $$"""
+
 
 @contextmanager
 def place(server: str, modes: Mapping[str, Any] = MODES) -> Iterator[Place]:

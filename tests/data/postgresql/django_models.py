@@ -18,7 +18,20 @@ if not settings.configured:
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
-__all__ = ["ALIASES", "Always", "Composite", "Handle", "Job", "NaturalKey", "Order", "SalesLine", "Tree", "User", "connect", "disconnect"]
+__all__ = [
+    "ALIASES",
+    "Always",
+    "Composite",
+    "Handle",
+    "Job",
+    "NaturalKey",
+    "Order",
+    "SalesLine",
+    "Tree",
+    "User",
+    "connect",
+    "disconnect",
+]
 
 ALIASES = ("tenancy_compat", "tenancy_other")
 
@@ -38,7 +51,6 @@ class Order(models.Model):
     id = models.BigAutoField(primary_key=True)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="orders")
     amount = models.DecimalField(max_digits=10, decimal_places=2)
-    status = models.CharField(max_length=10, default="new")
 
     class Meta:
         app_label = "tenancy_compat"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .overlays import Fault, Overlay, called, columns_of, redirected
+from .overlays import Overlay, called, columns_of, redirected
 
 __all__ = ["inserting"]
 
@@ -25,8 +25,6 @@ def inserting(compiler: Any, overlay: Overlay, execute: Callable[[], Any]) -> An
     """
     assemble, compose = compiler.assemble_as_sql, compiler.as_sql
     name = compiler.connection.ops.quote_name(compiler.query.get_meta().db_table)
-    # As in every statement with parameters.
-    escaped = Overlay(overlay.delta.replace("%", "%%"), overlay.faults)
 
     def assembled(fields: Sequence[Any], rows: Sequence[Sequence[Any]]) -> Any:
         # The values as they are sent, after pre_save() of the fields, which must be called once.
@@ -35,7 +33,7 @@ def inserting(compiler: Any, overlay: Overlay, execute: Callable[[], Any]) -> An
         return assemble(fields, rows)
 
     def composed() -> list[tuple[str, Any]]:
-        return [(redirected(sql, name, escaped), parameters) for sql, parameters in compose()]
+        return [(redirected(sql, name, overlay), parameters) for sql, parameters in compose()]
 
     compiler.assemble_as_sql, compiler.as_sql = assembled, composed
     try:
@@ -52,10 +50,8 @@ def _fault(connection: Any, overlay: Overlay, fields: Sequence[Any], rows: Seque
             continue
         values = [picked for row in rows if _known(picked := [row[at] for at in found])]
         if values:
-            # Parameters come with the statement, so that a per cent sign is written twice.
-            doubled = Fault(fault.columns, [kind.replace("%", "%%") for kind in fault.types], fault.function.replace("%", "%%"))
             with connection.cursor() as cursor:
-                cursor.execute(called(doubled, ["%s"] * len(found)), [list(column) for column in zip(*values, strict=True)])
+                cursor.execute(called(fault, ["%s"] * len(found)), [list(column) for column in zip(*values, strict=True)])
 
 
 def _known(values: Sequence[Any]) -> bool:

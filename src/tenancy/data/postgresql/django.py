@@ -14,7 +14,8 @@ from ...config import switched_on
 from ...context import routing_key
 from ...errors import ConfigurationError, PartitionError
 from ._django_inserts import inserting
-from .overlays import Known
+from ._django_locks import lockable, locking
+from .overlays import Known, Overlay, escaped
 from .registry import entering
 from .transaction import BASELINE, Policies, Policy, Transaction, advice
 
@@ -23,7 +24,7 @@ with extra("django", "django"):
     from django.db.backends.postgresql.base import DatabaseWrapper
     from django.db.backends.postgresql.features import DatabaseFeatures
     from django.db.backends.utils import CursorWrapper
-    from django.db.models.sql.compiler import SQLInsertCompiler
+    from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler
     from django.db.transaction import atomic
     from django.db.utils import DatabaseError
 
@@ -140,11 +141,25 @@ class _Cover:
         if self.alone(connection):
             with atomic(using=connection.alias):
                 return self.inserting(compiler, execute)
+        overlay = self._overlay(connection, compiler.query)
+        return execute() if overlay is None else inserting(compiler, overlay, execute)
+
+    def selecting(self, compiler: Any, execute: Callable[[], Any]) -> Any:
+        """
+        Execute another statement that Django composes.
+        """
+        connection = compiler.connection
+        if not lockable(compiler.query) or connection.get_autocommit():
+            return execute()
+        overlay = self._overlay(connection, compiler.query)
+        return execute() if overlay is None else locking(compiler, overlay, execute)
+
+    def _overlay(self, connection: Any, query: Any) -> Overlay | None:
         inside = self.at_work(connection)
         if inside.revision is None:
-            return execute()
-        overlay = self._known.of(inside, lambda sql: _asked(connection, sql)).get(compiler.query.get_meta().db_table)
-        return execute() if overlay is None else inserting(compiler, overlay, execute)
+            return None
+        found = self._known.of(inside, lambda sql: _asked(connection, sql)).get(query.get_meta().db_table)
+        return found and escaped(found)
 
     def alone(self, connection: Any) -> bool:
         """
@@ -270,14 +285,17 @@ def _patch() -> None:
 
         return end
 
-    def inserts(original: Any) -> Any:
-        @functools.wraps(original)
-        def execute_sql(self: Any, *arguments: Any, **options: Any) -> Any:
-            execute = functools.partial(original, self, *arguments, **options)
-            found = _covered.get(self.connection.alias)
-            return execute() if found is None else found.inserting(self, execute)
+    def composed(how: Callable[[_Cover, Any, Callable[[], Any]], Any]) -> Callable[[Any], Any]:
+        def wrapper(original: Any) -> Any:
+            @functools.wraps(original)
+            def execute_sql(self: Any, *arguments: Any, **options: Any) -> Any:
+                execute = functools.partial(original, self, *arguments, **options)
+                found = _covered.get(self.connection.alias)
+                return execute() if found is None else how(found, self, execute)
 
-        return execute_sql
+            return execute_sql
+
+        return wrapper
 
     def grouping(original: Any) -> Any:
         @functools.wraps(original)
@@ -295,7 +313,8 @@ def _patch() -> None:
     _patches.wrap(CursorWrapper, "__getattr__", attributes)
     _patches.wrap(CursorWrapper, "callproc", procedures)
     _patches.wrap(DatabaseFeatures, "allows_group_by_selected_pks_on_model", grouping)
-    _patches.wrap(SQLInsertCompiler, "execute_sql", inserts)
+    _patches.wrap(SQLInsertCompiler, "execute_sql", composed(_Cover.inserting))
+    _patches.wrap(SQLCompiler, "execute_sql", composed(_Cover.selecting))
 
 
 def _set_back(connection: Any, set_autocommit: Callable[..., Any]) -> None:

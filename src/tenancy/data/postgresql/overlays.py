@@ -12,7 +12,7 @@ from ...key import RoutingKey
 from .registry import SCHEMA
 from .transaction import Transaction
 
-__all__ = ["Fault", "Known", "Overlay", "called", "columns_of", "overlaid", "redirected"]
+__all__ = ["Fault", "Known", "Overlay", "called", "columns_of", "escaped", "fault_of", "overlaid", "redirected"]
 
 # So many partitions' tables are kept in mind.
 _KNOWN = 256
@@ -111,6 +111,24 @@ def redirected(statement: str, name: str, overlay: Overlay) -> str:
         return statement
     # By an alias, since RETURNING and SET name the table.
     return f"{statement[:at]}INSERT INTO {overlay.delta} AS {name} {statement[at + len(start) :]}"
+
+
+def fault_of(overlay: Overlay, columns: Sequence[str]) -> Fault | None:
+    """
+    Return what makes rows with some values in just these columns the key's own; None: there is no unique index on them.
+    """
+    return next((fault for fault in overlay.faults if fault.columns == list(columns)), None)
+
+
+def escaped(overlay: Overlay) -> Overlay:
+    """
+    Return an overlay for statements that are sent with parameters, where a per cent sign is written twice.
+    """
+    faults = [
+        Fault(fault.columns, [kind.replace("%", "%%") for kind in fault.types], fault.function.replace("%", "%%"))
+        for fault in overlay.faults
+    ]
+    return Overlay(overlay.delta.replace("%", "%%"), faults)
 
 
 def called(fault: Fault, places: Sequence[str]) -> str:
