@@ -152,7 +152,7 @@ INSERT INTO job_runs (job) VALUES (1), (2);
 INSERT INTO audit (actor, what) VALUES (3, 'baseline');
 INSERT INTO countries VALUES ('DE', 'Germany'), ('FR', 'France');
 INSERT INTO addresses (country, city) VALUES ('DE', 'Bonn');
-INSERT INTO tickets (org, title, opened_by) VALUES ('acme', 'broken', 1), ('pr-42', 'mine already', NULL);
+INSERT INTO tickets (org, title, opened_by) VALUES ('acme', 'broken', NULL), ('pr-42', 'mine already', 2);
 """
 
 #: A table that cannot be overlaid.

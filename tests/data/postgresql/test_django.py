@@ -73,10 +73,10 @@ def test_work_of_a_key_is_seen_by_that_key_alone(covered: Place) -> None:
     """And still there in the next transaction."""
     with tenancy.scope(KEY), atomic():
         USERS.create(email="new@x")
-        USERS.filter(email="bob@x").delete()
+        USERS.filter(email="cy@x").delete()
         USERS.filter(email="ada@x").update(name="Changed")
     with tenancy.scope(KEY), atomic():
-        assert emails() == ["ada@x", "cy@x", "new@x"]
+        assert emails() == ["ada@x", "bob@x", "new@x"]
         assert USERS.get(email="ada@x").name == "Changed"
     with tenancy.scope(OTHER), atomic():
         assert emails() == BASELINE
@@ -544,7 +544,7 @@ def test_select_for_update_locks(covered: Place) -> None:
     with tenancy.scope(KEY), atomic():
         orders = ORDERS.select_related("user").filter(user__email="ada@x").select_for_update(of=("self",)).order_by("id")
         assert [(order.id, order.user.name) for order in orders] == [(1, "Ada"), (2, "Ada")]
-        assert [job.id for job in JOBS.select_for_update(skip_locked=True).order_by("id")] == [1, 2]
+        assert [job.id for job in JOBS.select_for_update(skip_locked=True).order_by("id")] == sorted(JOBS.values_list("id", flat=True))
 
 
 def test_an_update_waits_and_sees_what_was_written_under_the_lock(covered: Place) -> None:

@@ -159,7 +159,7 @@ class Plan:
         return [
             key
             for other, mode in self.tables.values()
-            if mode == "overlay" or mode in OWN
+            if mode != "readonly"
             for key in other.foreign_keys
             if (key.to_schema, key.to_table) == (table.schema, table.name) and self._by_triggers(key)
         ]
@@ -251,7 +251,8 @@ class Plan:
             default = value if each.name == mode.column else each.default
             if default is not None:
                 yield f"ALTER VIEW {name} ALTER COLUMN {quoted(each.name)} SET DEFAULT {default}"
-        yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {self._keyed}"
+        # The reader, for what a change of another table does to rows that refer to it.
+        yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {self._keyed}, {self._reader}"
 
     def _rights(self) -> Iterator[str]:
         reader, keyed = self._reader, self._keyed
