@@ -64,7 +64,7 @@ def checks(
     later = [key for key in keys if key.deferred or (overlay and within_statement(key))]
     bodies = {}
     for event in ("INSERT", "UPDATE"):
-        uniques = [_unique(table, index, names.hidden, event) for index in table.uniques] if overlay else []
+        uniques = [_unique(table, index, names.hidden, event) for index in table.uniques if not index.deferred] if overlay else []
         references = [_reference(key, visible, event) for key in keys if key not in later]
         bodies[event] = "".join(uniques + references)
     if overlay and not any(column.default for column in table.primary_key):

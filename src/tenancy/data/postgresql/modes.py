@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from .checks import References, checks, within_statement
+from .deferred import deferred_uniques
 from .layout import Layout
 from .overlay import delta, faults, indexed, own_table, view, writes
 from .structure import ForeignKey, Table, View, literal, qualified, quoted
@@ -222,6 +223,7 @@ class Plan:
                 yield from writes(table, self.layout, cascades=references.deletes, moves=references.moves)
                 for _, _, function in faults(table, names):
                     yield function
+                yield from deferred_uniques(table, self.layout)
             yield from references.triggers(overlay=overlay)
             if not overlay:
                 yield from self._triggers(table, names.table)

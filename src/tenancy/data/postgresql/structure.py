@@ -92,6 +92,13 @@ class Index:
     where: str | None = None
     nulls_equal: bool = False
 
+    @property
+    def deferred(self) -> bool:
+        """
+        Whether it is a constraint's that is checked at the end of a transaction.
+        """
+        return self.constraint and self.definition.endswith(" INITIALLY DEFERRED")
+
 
 @dataclass(frozen=True)
 class ForeignKey:

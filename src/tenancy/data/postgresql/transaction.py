@@ -103,7 +103,7 @@ _ADVICE: Mapping[str, str] = {
     _LOCKS: "SELECT ... FOR UPDATE would lock nothing of the baseline's rows in an overlay; leave it out, or use mode copy for that table",
     "42P10": "an ON CONFLICT in SQL given as text does not meet the baseline's rows in an overlay; write it with {upsert}, or use mode copy "
     "for that table",
-    _GROUPS: "an overlay is a view, which has no primary key to tell its other columns by; name them all in GROUP BY, or use mode copy for that "
+    _GROUPS: "an overlay is a view, and has no primary key to tell other columns by; name them all in GROUP BY, or use mode copy for that "
     "table",
     "42501": "work with a routing key can read and change only its partition: leave the schema out of the name, or give the table a mode",
 }
