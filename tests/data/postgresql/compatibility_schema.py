@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- SQL
 """
 A database with every kind of column, key, constraint and name that tables in PostgreSQL have.
 """

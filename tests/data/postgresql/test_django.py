@@ -156,9 +156,8 @@ def test_a_change_of_key_within_a_transaction_is_refused(covered: Place) -> None
 
 def test_a_transaction_is_of_the_key_of_its_first_statement(covered: Place) -> None:
     """An atomic block around a scope in which all its work is done."""
-    with atomic():
-        with tenancy.scope(KEY):
-            USERS.create(email="new@x")
+    with atomic(), tenancy.scope(KEY):
+        USERS.create(email="new@x")
     with tenancy.scope(KEY), atomic():
         assert "new@x" in emails()
 
@@ -200,9 +199,8 @@ def test_on_commit(covered: Place) -> None:
 
 def test_past_djangos_cursors(covered: Place) -> None:
     """COPY, a procedure and the driver's own cursor are in the partition, as the first thing of a transaction too."""
-    with tenancy.scope(KEY), atomic():
-        with connections[ALIAS].cursor() as cursor, cursor.copy("COPY users (email) FROM STDIN") as copy:
-            copy.write_row(["copied@x"])
+    with tenancy.scope(KEY), atomic(), connections[ALIAS].cursor() as cursor, cursor.copy("COPY users (email) FROM STDIN") as copy:
+        copy.write_row(["copied@x"])
     with tenancy.scope(KEY), atomic():
         own = connections[ALIAS].connection.cursor()
         own.execute("SELECT count(*) FROM users")
@@ -544,7 +542,9 @@ def test_select_for_update_locks(covered: Place) -> None:
     with tenancy.scope(KEY), atomic():
         orders = ORDERS.select_related("user").filter(user__email="ada@x").select_for_update(of=("self",)).order_by("id")
         assert [(order.id, order.user.name) for order in orders] == [(1, "Ada"), (2, "Ada")]
-        assert [job.id for job in JOBS.select_for_update(skip_locked=True).order_by("id")] == sorted(JOBS.values_list("id", flat=True))
+        assert [job.id for job in JOBS.select_for_update(skip_locked=True).order_by("id")] == sorted(
+            JOBS.values_list("id", flat=True)
+        )
 
 
 def test_an_update_waits_and_sees_what_was_written_under_the_lock(covered: Place) -> None:
