@@ -78,7 +78,8 @@ class Place:
 _RESET = """DO $$
 DECLARE t record; found boolean;
 BEGIN
-FOR t IN SELECT v ->> 'delta' AS delta, v ->> 'hidden' AS hidden FROM tenancy.partitions, jsonb_each(shape) s(k, v) WHERE v ->> 'mode' = 'overlay' LOOP
+FOR t IN SELECT v ->> 'delta' AS delta, v ->> 'hidden' AS hidden
+    FROM tenancy.partitions, jsonb_each(shape) s(k, v) WHERE v ->> 'mode' = 'overlay' LOOP
   EXECUTE format('SELECT EXISTS (SELECT FROM %s) OR EXISTS (SELECT FROM %s)', t.delta, t.hidden) INTO found;
   IF found THEN EXECUTE format('TRUNCATE %s, %s', t.delta, t.hidden); END IF;
 END LOOP;

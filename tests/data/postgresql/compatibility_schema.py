@@ -113,13 +113,17 @@ CREATE TABLE tickets (id serial PRIMARY KEY, org text NOT NULL, title text NOT N
 VERSIONED = (
     (
         "current_setting('server_version_num')::int >= 150000",
-        "CREATE TABLE one_null (id serial PRIMARY KEY, value integer, CONSTRAINT one_null_alone UNIQUE NULLS NOT DISTINCT (value)); "
-        "INSERT INTO one_null (value) VALUES (NULL), (1)",
+        (
+            "CREATE TABLE one_null (id serial PRIMARY KEY, value integer, CONSTRAINT one_null_alone UNIQUE NULLS NOT DISTINCT (value)); "
+            "INSERT INTO one_null (value) VALUES (NULL), (1)"
+        ),
     ),
     (
         "EXISTS (SELECT FROM pg_available_extensions WHERE name = 'citext')",
-        "CREATE EXTENSION citext; CREATE TABLE any_case (id serial PRIMARY KEY, word citext CONSTRAINT word_in_any_case UNIQUE); "
-        "INSERT INTO any_case (word) VALUES ('Hello')",
+        (
+            "CREATE EXTENSION citext; CREATE TABLE any_case (id serial PRIMARY KEY, word citext CONSTRAINT word_in_any_case UNIQUE); "
+            "INSERT INTO any_case (word) VALUES ('Hello')"
+        ),
     ),
 )
 

@@ -6,9 +6,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tenancy.data.postgresql import enter
+from tenancy.data.postgresql import PostgresIsolation, enter
 from tenancy.errors import PartitionError
-from tests.data.postgresql.compatibility import KEY, Place, place, unchanged
+from tests.data.postgresql.compatibility import KEY, MODES, Place, place, unchanged
 from tests.data.postgresql.compatibility_cases import SAME
 from tests.data.postgresql.compatibility_schema import KEYLESS, SCHEMAS
 
@@ -119,15 +119,16 @@ def test_what_differs(what: str, ours: psycopg.Connection[Any]) -> None:
     try:
         if isinstance(expected, str):
             with pytest.raises(psycopg.Error) as caught:
-                for statement in statements:
-                    ours.execute(statement)
+                _all(ours, statements)
             assert caught.value.sqlstate == expected, caught.value
             return
-        for statement in statements:
-            rows = ours.execute(statement)
-        assert rows.fetchall() == expected
+        assert _all(ours, statements).fetchall() == expected
     finally:
         ours.rollback()
+
+
+def _all(connection: psycopg.Connection[Any], statements: list[str]) -> psycopg.Cursor[Any]:
+    return [connection.execute(statement) for statement in statements][-1]
 
 
 def test_merge(ours: psycopg.Connection[Any]) -> None:
@@ -171,7 +172,7 @@ def test_numbers_are_the_baselines(where: Place, baseline: psycopg.Connection[An
             "jobs (payload) VALUES ('{}')",
             "kinds DEFAULT VALUES",
         ):
-            given.append((text[:5], connection.execute(f"INSERT INTO {text} RETURNING id").fetchone()[0]))  # type: ignore[index]
+            given += [(text[:5], row[0]) for row in connection.execute(f"INSERT INTO {text} RETURNING id")]
         connection.rollback()
     assert len(set(given)) == len(given) == 16
 
@@ -199,9 +200,6 @@ def test_temporary_tables(ours: psycopg.Connection[Any]) -> None:
 
 def test_tables_without_a_primary_key(where: Place) -> None:
     """They are refused as an overlay, with what else they can be; and can be that."""
-    from tenancy.data.postgresql import PostgresIsolation
-    from tests.data.postgresql.compatibility import MODES
-
     with psycopg.connect(where.owner) as connection:
         connection.execute(KEYLESS)
     try:

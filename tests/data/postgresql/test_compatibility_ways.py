@@ -8,7 +8,7 @@ from sqlalchemy import inspect
 import tenancy
 from tenancy.errors import PartitionError
 from tests.data.postgresql.compatibility import KEY, OTHER, Place, place, unchanged
-from tests.data.postgresql.compatibility_ways import WAYS, Base, DjangoORM, Psycopg, SQLAlchemy, Way
+from tests.data.postgresql.compatibility_ways import WAYS, Base, Core, DjangoORM, Psycopg, Way
 
 pytestmark = pytest.mark.service
 
@@ -117,14 +117,18 @@ def test_primary_keys(way: Way) -> None:
 
 def test_rollback(way: Way) -> None:
     """Nothing is left, of the whole or of a savepoint."""
-    with pytest.raises(ZeroDivisionError), way.work(KEY):
+
+    def lost() -> None:
         way.add("lost@x")
+        way.rename("ada@x", "lost")
+        way.remove("cy@x")
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), way.work(KEY):
+        lost()
     with way.work(KEY):
         with pytest.raises(ZeroDivisionError), way.savepoint():
-            way.rename("ada@x", "lost")
-            way.remove("bob@x")
-            raise ZeroDivisionError
+            lost()
         assert way.users() == BASELINE
 
 
@@ -165,7 +169,7 @@ def test_for_update(way: Way) -> None:
     with pytest.raises((PartitionError, way.errors), match="FOR UPDATE"), way.work(KEY):
         way.lock("ada@x")
     with way.work(KEY):
-        assert way.raw("SELECT id FROM jobs ORDER BY id FOR UPDATE SKIP LOCKED") == [(1,), (2,)]
+        assert way.raw("SELECT id FROM jobs ORDER BY id FOR UPDATE SKIP LOCKED") == way.raw("SELECT id FROM jobs ORDER BY id")
 
 
 def test_sql_as_text(way: Way) -> None:
@@ -193,7 +197,7 @@ def test_a_key_and_then_another_on_one_connection(way: Way) -> None:
 
 def test_tables_are_there(where: Place) -> None:
     """To SQLAlchemy, which would make those that are missing."""
-    way = SQLAlchemy(where)  # type: ignore[abstract]
+    way = Core(where)
     with tenancy.scope(KEY), way.engine.begin() as connection:
         Base.metadata.create_all(connection)
         assert inspect(connection).has_table("users")

@@ -146,10 +146,15 @@ def test_a_change_of_key_within_a_transaction_is_refused(covered: Place) -> None
         emails()
         with tenancy.scope(KEY), pytest.raises(PartitionError, match="is of the baseline, and is now used for pr-42"):
             emails()
-    with pytest.raises(PartitionError), tenancy.scope(KEY), atomic():
-        USERS.create(email="lost@x")
-        with tenancy.scope(OTHER):
-            emails()
+
+    def lost() -> None:
+        with tenancy.scope(KEY), atomic():
+            USERS.create(email="lost@x")
+            with tenancy.scope(OTHER):
+                emails()
+
+    with pytest.raises(PartitionError):
+        lost()
     with tenancy.scope(KEY), atomic():
         assert "lost@x" not in emails()
 
@@ -164,10 +169,14 @@ def test_a_transaction_is_of_the_key_of_its_first_statement(covered: Place) -> N
 
 def test_savepoints(covered: Place) -> None:
     """A rollback to one leaves the transaction in the partition, also where the scope is within the block that fails."""
+
+    def lost() -> None:
+        USERS.create(email="lost@x")
+        raise ZeroDivisionError
+
     with tenancy.scope(KEY), atomic():
         with pytest.raises(ZeroDivisionError), atomic():
-            USERS.create(email="lost@x")
-            raise ZeroDivisionError
+            lost()
         with pytest.raises(IntegrityError), atomic():
             USERS.create(email="ada@x")
         USERS.create(email="kept@x")
@@ -175,8 +184,7 @@ def test_savepoints(covered: Place) -> None:
         with tenancy.scope(KEY):
             assert "kept@x" in emails()
         with pytest.raises(ZeroDivisionError), atomic(), tenancy.scope(KEY):
-            USERS.create(email="lost@x")
-            raise ZeroDivisionError
+            lost()
     with tenancy.scope(KEY), atomic():
         assert emails() == [*BASELINE, "kept@x"]
 
@@ -208,9 +216,13 @@ def test_past_djangos_cursors(covered: Place) -> None:
     with tenancy.scope(KEY), atomic(), connections[ALIAS].cursor() as cursor:
         cursor.callproc("current_schema")
         assert cursor.fetchone() == ("public__pr_42",)
-    with atomic(), connections[ALIAS].cursor() as cursor, tenancy.scope(KEY):
-        with cursor.copy("COPY (SELECT email FROM users) TO STDOUT") as copy:
-            assert ("copied@x",) in list(copy.rows())
+    with (
+        atomic(),
+        connections[ALIAS].cursor() as cursor,
+        tenancy.scope(KEY),
+        cursor.copy("COPY (SELECT email FROM users) TO STDOUT") as copy,
+    ):
+        assert ("copied@x",) in list(copy.rows())
     with tenancy.scope(KEY), connections[ALIAS].cursor() as cursor, pytest.raises(PartitionError):
         cursor.copy("COPY users (email) FROM STDIN")
 
@@ -597,9 +609,9 @@ def _another() -> Iterator[None]:
 def test_a_name_with_a_schema_is_refused(covered: Place) -> None:
     """It would lead past the partition."""
     for text in ("SELECT * FROM public.users", "UPDATE public.users SET name = 'x'", "DELETE FROM sales.lines"):
-        with tenancy.scope(KEY), pytest.raises(PartitionError, match="leave the schema out"), atomic():
-            with connections[ALIAS].cursor() as cursor:
-                cursor.execute(text)
+        refused = pytest.raises(PartitionError, match="leave the schema out")
+        with tenancy.scope(KEY), refused, atomic(), connections[ALIAS].cursor() as cursor:
+            cursor.execute(text)
 
 
 def test_everyday_methods(covered: Place) -> None:
@@ -636,7 +648,7 @@ def test_everyday_methods(covered: Place) -> None:
         assert Always.objects.using(ALIAS).create(note="x").pk
         assert Always.objects.using(ALIAS).bulk_create([Always(note="y"), Always()])[1].pk
         assert list(USERS.filter(id=1).union(USERS.filter(id=2)).values_list("id", flat=True).order_by("id")) == [1, 2]
-        assert list(USERS.raw("SELECT * FROM users WHERE id = %s", [1]))[0].name == "Ada!"
+        assert [user.name for user in USERS.raw("SELECT * FROM users WHERE id = %s", [1])] == ["Ada!"]
         assert USERS.explain()
 
 
@@ -666,7 +678,8 @@ with tenancy.scope("pr-42"):
     except PartitionError:
         pass
     with transaction.atomic(using="a"):
-        users.bulk_create([User(email="ada@x", name="Mine"), User(email="two@x")], update_conflicts=True, unique_fields=["email"], update_fields=["name"])
+        more = {"update_conflicts": True, "unique_fields": ["email"], "update_fields": ["name"]}
+        users.bulk_create([User(email="ada@x", name="Mine"), User(email="two@x")], **more)
         assert users.get(id=1).name == "Mine"
         assert [user.id for user in users.select_for_update().filter(id=2)] == [2]
         transaction.set_rollback(True, using="a")

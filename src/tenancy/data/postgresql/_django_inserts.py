@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .overlays import Overlay, called, columns_of, redirected
+from .overlays import ROWS, Overlay, met, redirected
 
 __all__ = ["inserting"]
 
@@ -29,7 +29,7 @@ def inserting(compiler: Any, overlay: Overlay, execute: Callable[[], Any]) -> An
     def assembled(fields: Sequence[Any], rows: Sequence[Sequence[Any]]) -> Any:
         # The values as they are sent, after pre_save() of the fields, which must be called once.
         if compiler.query.on_conflict is not None:
-            _fault(compiler.connection, overlay, fields, rows)
+            _fault(compiler, overlay, fields, rows)
         return assemble(fields, rows)
 
     def composed() -> list[tuple[str, Any]]:
@@ -42,18 +42,16 @@ def inserting(compiler: Any, overlay: Overlay, execute: Callable[[], Any]) -> An
         del compiler.assemble_as_sql, compiler.as_sql
 
 
-def _fault(connection: Any, overlay: Overlay, fields: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
-    places = {field.column: at for at, field in enumerate(fields) if field is not None}
-    for fault in overlay.faults:
-        found = columns_of(fault, places)
-        if found is None:
-            continue
-        values = [picked for row in rows if _known(picked := [row[at] for at in found])]
-        if values:
-            with connection.cursor() as cursor:
-                cursor.execute(called(fault, ["%s"] * len(found)), [list(column) for column in zip(*values, strict=True)])
-
-
-def _known(values: Sequence[Any]) -> bool:
-    # NULL meets nothing, and what an expression is only the server knows.
-    return not any(value is None or hasattr(value, "as_sql") for value in values)
+def _fault(compiler: Any, overlay: Overlay, fields: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
+    places = {field.column: at for at, field in enumerate(fields) if field is not None and field.column in overlay.arguments}
+    if not places:
+        return
+    special = {name: getattr(fields[at], "get_placeholder", None) for name, at in places.items()}
+    for start in range(0, len(rows), ROWS):
+        expressions, parameters = [], []
+        for row in rows[start : start + ROWS]:
+            found = [compiler.field_as_sql(fields[at], special[name], row[at]) for name, at in places.items()]
+            expressions.append([sql for sql, _ in found])
+            parameters += [value for _, values in found for value in values]
+        with compiler.connection.cursor() as cursor:
+            cursor.execute(met(overlay, list(places), expressions), parameters)

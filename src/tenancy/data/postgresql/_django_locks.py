@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .overlays import Overlay, called, fault_of
+from .overlays import ROWS, Overlay, met
 
 __all__ = ["lockable", "locking"]
 
@@ -38,21 +38,14 @@ def locking(compiler: Any, overlay: Overlay, execute: Callable[[], Any]) -> Any:
     """
     query, connection = compiler.query, compiler.connection
     key = query.model._meta.pk
-    fault = fault_of(overlay, [key.column])
-    if fault is None:
+    if key.column not in overlay.arguments:
         return execute()
     found = _found(query, compiler.using)
-    locked = (
-        _locked(connection, overlay, fault, key, [key.get_db_prep_value(value, connection) for value in found], query)
-        if found
-        else []
-    )
+    locked = _locked(connection, overlay, key, [key.get_db_prep_value(value, connection) for value in found], query)
     left = query.chain()
     left.select_for_update = False
     left.clear_limits()
     left.add_filter("pk__in", locked)
-    if query.is_sliced:
-        left.set_limits(0, len(locked))
     compiler.query = left
     try:
         return execute()
@@ -70,7 +63,7 @@ def _found(query: Any, using: str) -> list[Any]:
     return [row[0] for row in keys.get_compiler(using).results_iter()]
 
 
-def _locked(connection: Any, overlay: Overlay, fault: Any, key: Any, values: list[Any], query: Any) -> list[Any]:
+def _locked(connection: Any, overlay: Overlay, key: Any, values: list[Any], query: Any) -> list[Any]:
     name = connection.ops.quote_name(key.column).replace("%", "%%")
     lock = connection.ops.for_update_sql(
         nowait=query.select_for_update_nowait,
@@ -82,11 +75,13 @@ def _locked(connection: Any, overlay: Overlay, fault: Any, key: Any, values: lis
             # It may have to wait for another transaction that makes a row the key's own as well.
             cursor.execute("SELECT current_setting('lock_timeout'), set_config('lock_timeout', '5', true)")
             before = cursor.fetchone()[0]
-        cursor.execute(called(fault, ["%s"]), [values])
+        for start in range(0, len(values), ROWS):
+            some = values[start : start + ROWS]
+            cursor.execute(met(overlay, [key.column], [["%s"]] * len(some)), some)
         if query.select_for_update_nowait:
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", [before])
         cursor.execute(
-            f"SELECT {name} FROM {overlay.delta} WHERE {name} = ANY(CAST(%s AS {fault.types[0]}[])) ORDER BY {name} {lock}",
+            f"SELECT {name} FROM {overlay.delta} WHERE {name} = ANY(CAST(%s AS {overlay.arguments[key.column][1]}[])) ORDER BY {name} {lock}",
             [values],
         )
         return [row[0] for row in cursor.fetchall()]

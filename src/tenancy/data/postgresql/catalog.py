@@ -37,7 +37,11 @@ _INDEXES = """
 SELECT i.indrelid, x.relname, pg_get_constraintdef(o.oid), pg_get_indexdef(i.indexrelid), i.indisunique, i.indisprimary,
        coalesce(o.contype = 'x', false),
        ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) k),
-       pg_get_expr(i.indpred, i.indrelid), coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false), c.relkind = 'p'
+       pg_get_expr(i.indpred, i.indrelid), coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false), c.relkind = 'p',
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0 AND (a.attnum = ANY(i.indkey) OR
+             EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                     AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum))
+             ORDER BY a.attnum)
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid
      LEFT JOIN pg_constraint o ON o.conindid = i.indexrelid AND o.conrelid = i.indrelid AND o.contype IN ('p', 'u', 'x')
 WHERE i.indrelid = ANY(%(oids)s::oid[]) AND i.indisvalid
@@ -93,11 +97,11 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
     names = {oid: (schema, name) for oid, schema, name, *_ in found}
     indexes: dict[int, list[Index]] = defaultdict(list)
     for row in _rows(connection, _INDEXES, oids=oids):
-        oid, name, constraint, definition, unique, primary, exclusion, keys, where, nulls_equal, partitioned = row
+        oid, name, constraint, definition, unique, primary, exclusion, keys, where, nulls_equal, partitioned, about = row
         if constraint is None:
             definition = _after_table(name, definition, names[oid], unique=unique, partitioned=partitioned)
         of = name, constraint or definition, constraint is not None, unique, primary, exclusion
-        indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal))
+        indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal, tuple(about)))
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
     for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text in _rows(
         connection, _FOREIGN_KEYS, oids=oids

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from .layout import Layout
 from .structure import ForeignKey, Index, Table, literal, qualified, quoted
 
-__all__ = ["References", "checks", "within_statement"]
+__all__ = ["FAULTING", "References", "checks", "within_statement"]
 
 #: Returns for SQL what a table is for a key: its own version, or the baseline's where it has none.
 Visible = Callable[[str, str], str]
+
+#: The setting that is ``on`` while the baseline's rows are made a key's own, as they are: nothing about them is to be checked.
+FAULTING = "tenancy.faulting"
 
 
 def _columns(names: Iterable[str], prefix: str = "") -> str:

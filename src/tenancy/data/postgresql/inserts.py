@@ -5,19 +5,57 @@ for all rows together, and ``ON CONFLICT`` has the indexes that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+import itertools
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from ..._optional import extra
-from .overlays import Known, Overlay, redirected
+from .overlays import overlaid
 
 with extra("postgresql", "sqlalchemy"):
-    from sqlalchemy import Connection, bindparam, select, text
-    from sqlalchemy.dialects.postgresql import ARRAY
+    from sqlalchemy import Connection, cast, column, func, literal, literal_column, select, values
     from sqlalchemy.sql.dml import Insert
-    from sqlalchemy.sql.elements import BindParameter
+    from sqlalchemy.sql.elements import BindParameter, ClauseElement, quoted_name
+    from sqlalchemy.sql.functions import Function
+    from sqlalchemy.types import UserDefinedType
 
 __all__ = ["Inserts"]
+
+# So many partitions' tables are kept in mind.
+_KNOWN = 256
+# So many rows are looked at in one statement, which has at most 65535 parameters.
+_ROWS = 500
+_ABSENT: Any = object()
+
+
+class _Overlay(NamedTuple):
+    """
+    An overlaid table in a partition.
+
+    Args:
+        delta: The table of the key's own rows, for SQL.
+        fault: The schema and name of the function that makes the key's own what a row could conflict with.
+        arguments: Its arguments: for each column their name and type.
+    """
+
+    delta: str
+    fault: tuple[str, str]
+    arguments: dict[str, tuple[str, str]]
+
+
+class _Type(UserDefinedType[Any]):
+    """
+    A type as PostgreSQL writes it.
+    """
+
+    cache_ok = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_col_spec(self, **_: Any) -> str:
+        return self.name
 
 
 class Inserts:
@@ -26,7 +64,7 @@ class Inserts:
     """
 
     def __init__(self) -> None:
-        self._known = Known()
+        self._known: dict[tuple[str, str], dict[str, _Overlay]] = {}
 
     def redirected(self, connection: Connection, inside: Any, statement: str, context: Any) -> str:
         """
@@ -46,7 +84,12 @@ class Inserts:
         if overlay is None:
             return statement
         name = compiled.preparer.format_table(composed.table)
-        return redirected(statement, name, overlay)
+        start = f"INSERT INTO {name} "
+        at = statement.find(start)
+        if at < 0:
+            return statement
+        # By an alias, since RETURNING and SET name the table.
+        return f"{statement[:at]}INSERT INTO {overlay.delta} AS {name} {statement[at + len(start) :]}"
 
     def prepare(self, connection: Connection, inside: Any, statement: Any, rows: list[Mapping[str, Any]]) -> None:
         """
@@ -63,48 +106,41 @@ class Inserts:
         overlay = self._overlay(connection, inside, statement.table)
         if overlay is None:
             return
-        for names, _, function in overlay.faults:
-            columns = [column for name in names for column in statement.table.columns if column.name == name]
-            if len(columns) != len(names):
-                continue
-            if statement.select is not None:
-                self._from_select(connection, statement, columns, function)
-                continue
-            values = [found for row in _rows(statement, rows) if (found := _values(row, columns)) is not None]
-            self._call(connection, function, columns, values)
-
-    def _from_select(self, connection: Connection, statement: Any, columns: list[Any], function: str) -> None:
-        names = list(statement._select_names)
-        if not all(column.key in names or column.name in names for column in columns):
+        if statement.select is not None:
+            source = statement.select.subquery()
+            taken = dict(zip(statement._select_names or (), source.c, strict=True))
+            connection.execute(_call(overlay, statement.table, taken))
             return
-        source = statement.select.subquery()
-        found = list(source.c)
-        picked = [found[names.index(column.key if column.key in names else column.name)] for column in columns]
-        self._call(connection, function, columns, connection.execute(select(*picked).distinct()).all())
+        found = [_given(statement.table, row, overlay.arguments) for row in _rows(statement, rows)]
+        for names, group in itertools.groupby(found, key=lambda row: list(row)):
+            batch = list(group) if names else []
+            columns: list[Any] = [column(name) for name in names]
+            for start in range(0, len(batch), _ROWS):
+                some = values(*columns, name="tenancy_rows").data([tuple(row.values()) for row in batch[start : start + _ROWS]])
+                connection.execute(_call(overlay, statement.table, dict(zip(names, some.c, strict=True))))
 
-    @staticmethod
-    def _call(connection: Connection, function: str, columns: list[Any], values: Sequence[Any]) -> None:
-        if not values:
-            return
-        arrays = [[row[at] for row in values] for at in range(len(columns))]
-        places = ", ".join(f":a{at}" for at in range(len(columns)))
-        escaped = function.replace("\\", "\\\\").replace(":", "\\:")
-        given = [bindparam(f"a{at}", arrays[at], type_=ARRAY(column.type)) for at, column in enumerate(columns)]
-        connection.execute(text(f"SELECT {escaped}({places})").bindparams(*given))
-
-    def _overlay(self, connection: Connection, inside: Any, table: Any) -> Overlay | None:
+    def _overlay(self, connection: Connection, inside: Any, table: Any) -> _Overlay | None:
         if getattr(table, "schema", None) is not None:
             return None  # such a name leads past the partition, and the server refuses it
-        return self._known.of(inside, lambda sql: _asked(connection, sql)).get(table.name)
+        known = self._known.get((inside.key, inside.revision))
+        if known is None:
+            known = dict(_read(connection, inside.key))
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[inside.key, inside.revision] = known
+        return known.get(table.name)
 
 
-def _asked(connection: Connection, sql: str) -> Any:
+def _read(connection: Connection, key: str) -> Iterator[tuple[str, _Overlay]]:
     cursor: Any = connection.connection.cursor()
     try:
-        cursor.execute(sql)
-        return cursor.fetchone()[0]
+        cursor.execute(overlaid(key))
+        tables = json.loads(cursor.fetchone()[0])
     finally:
         cursor.close()
+    for table in tables:
+        arguments = {name: (argument, kind) for name, (argument, kind) in table["arguments"].items()}
+        yield table["name"], _Overlay(table["delta"], tuple(table["fault"]), arguments)
 
 
 def _rows(statement: Any, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -125,20 +161,35 @@ def _key(column: Any) -> str:
     return column if isinstance(column, str) else str(column.key)
 
 
-def _values(row: Mapping[str, Any], columns: list[Any]) -> list[Any] | None:
-    found = []
-    for column in columns:
-        value = row.get(column.key, row.get(column.name))
-        if isinstance(value, BindParameter):
-            value = value.value if value.value is not None else row.get(value.key)
-        if value is None and column.default is not None and column.default.is_scalar:
-            value = column.default.arg
-        if (
-            value is None
-            or hasattr(value, "__clause_element__")
-            or hasattr(value, "_is_clause_element")
-            or hasattr(value, "compare")
-        ):
-            return None
-        found.append(value)
+def _given(table: Any, row: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    """
+    Return what a row is given for some columns, by the keys of columns; as expressions.
+    """
+    found = {}
+    for each in table.columns:
+        if each.name not in names:
+            continue
+        value = row.get(each.key, row.get(each.name, _ABSENT))
+        if value is _ABSENT and each.default is not None and each.default.is_scalar:
+            value = each.default.arg
+        if isinstance(value, BindParameter) and value.key in row and value.value is None:
+            value = row[value.key]
+        if value is not _ABSENT:
+            found[each.key] = value if _composed(value) else literal(value, each.type)
     return found
+
+
+def _composed(value: Any) -> bool:
+    return hasattr(value, "__clause_element__") or isinstance(value, ClauseElement)
+
+
+def _call(overlay: _Overlay, table: Any, columns: Mapping[str, Any]) -> Any:
+    schema, name = overlay.fault
+    given = []
+    for each in table.columns:
+        source = columns.get(each.key, columns.get(each.name))
+        if each.name in overlay.arguments and source is not None:
+            argument, kind = overlay.arguments[each.name]
+            given.append(literal_column(argument).op("=>")(cast(source, _Type(kind))))
+    function: Any = Function(quoted_name(name, quote=True), *given, packagenames=(quoted_name(schema, quote=True),))
+    return select(func.count(function)).select_from(next(iter(columns.values())).table)

@@ -13,7 +13,7 @@ from ...key import RoutingKey
 from .checks import References, checks, within_statement
 from .deferred import deferred_uniques
 from .layout import Layout
-from .overlay import delta, faults, indexed, own_table, view, writes
+from .overlay import delta, fault, indexed, own_table, view, writes
 from .structure import ForeignKey, Table, View, literal, qualified, quoted
 
 __all__ = ["Mode", "Plan", "Rows", "mode_of", "refusal"]
@@ -221,8 +221,7 @@ class Plan:
             references = References(table, self.layout, self.visible, self._referring(table), own)
             if overlay:
                 yield from writes(table, self.layout, cascades=references.deletes, moves=references.moves)
-                for _, _, function in faults(table, names):
-                    yield function
+                yield from fault(table, names)
                 yield from deferred_uniques(table, self.layout)
             yield from references.triggers(overlay=overlay)
             if not overlay:

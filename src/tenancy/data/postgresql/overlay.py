@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .checks import FAULTING
 from .layout import Layout, Names
 from .structure import Column, Index, Table, literal, quoted
 
-__all__ = ["delta", "faults", "view", "writes"]
+__all__ = ["arguments", "delta", "fault", "indexed", "own_table", "view", "writes"]
 
 
 def _list(columns: tuple[Column, ...], prefix: str = "") -> str:
@@ -154,31 +155,59 @@ END $tenancy$"""
     )
 
 
-def faults(table: Table, names: Names) -> Iterator[tuple[list[str], str, str]]:
+def arguments(table: Table) -> dict[str, tuple[str, str]]:
     """
-    Yield for each unique index that rows can be found by its columns, the name of a function of one array for each of them, and what makes
-    it: it makes those of the baseline's rows a key's own that have these values, so that an
-    ``INSERT ... ON CONFLICT`` into the delta meets them.
+    Return for each column by which a row can conflict with another one the name and the type of the argument of the function that `fault`
+    yields.
     """
-    columns = {quoted(column.name): column for column in table.columns} | {column.name: column for column in table.columns}
+    needed = {name for index in table.uniques for name in index.columns}
+    if needed & {column.name for column in table.columns if column.generated}:
+        needed = {column.name for column in table.columns}
+    return {column.name: (f"tenancy_{at}", column.type) for at, column in enumerate(table.stored) if column.name in needed}
+
+
+def fault(table: Table, names: Names) -> Iterator[str]:
+    """
+    Yield the function that makes those of the baseline's rows a key's own that a new row could conflict with, so that an
+    ``INSERT ... ON CONFLICT`` into the delta meets them. What is not given is what it would be by default.
+    """
     key, stored = table.primary_key, table.stored
-    for number, index in enumerate(table.uniques):
-        if index.where is not None or not all(each in columns for each in index.keys):
-            continue
-        name = f"{names.fault[:-1]}_{number}{names.fault[-1]}"
-        found = [columns[each] for each in index.keys]
-        arguments = ", ".join(f"a{at} {column.type}[]" for at, column in enumerate(found))
-        arrays = ", ".join(f"a{at}" for at in range(len(found)))
-        labels = ", ".join(f"v{at}" for at in range(len(found)))
-        same = " AND ".join(f"b.{quoted(column.name)} = v.v{at}" for at, column in enumerate(found))
-        yield (
-            [column.name for column in found],
-            name,
-            f"""CREATE FUNCTION {name}({arguments}) RETURNS void LANGUAGE sql SECURITY DEFINER AS $tenancy$
+    given = arguments(table)
+    defaults = {column.name: column.default for column in table.columns}
+    parameters, columns = [], []
+    for at, (name, (argument, kind)) in enumerate(given.items(), 1):
+        default = defaults[name]
+        # What counts is not to count here, and what it gives is new anyway.
+        default = "NULL" if default is None or "nextval(" in default else default
+        parameters.append(f"{argument} {kind} DEFAULT {default}")
+        columns.append(f"${at} AS {quoted(name)}")
+    computed = [
+        column for column in table.columns if column.generated and column.name in {n for i in table.uniques for n in i.columns}
+    ]
+    row = f"SELECT {', '.join(columns)}"
+    if computed:
+        row = f"SELECT n.*, {', '.join(f'{column.expression} AS {quoted(column.name)}' for column in computed)} FROM ({row}) n"
+    found = []
+    for index in table.uniques:
+        where = f" WHERE {index.where}" if index.where else ""
+        keys = ", ".join(f"{each} AS k{at}" for at, each in enumerate(index.keys))
+        equals = "IS NOT DISTINCT FROM" if index.nulls_equal else "="
+        same = " AND ".join(f"b.k{at} {equals} n.k{at}" for at in range(len(index.keys)))
+        shown = ", ".join(f"{quoted(column.name)} AS p{at}" for at, column in enumerate(key))
+        primary = ", ".join(f"b.p{at}" for at in range(len(key)))
+        found.append(
+            f"SELECT {primary} FROM (SELECT {shown}, {keys} FROM {table.sql}{where}) b JOIN (SELECT {keys} FROM ({row}) n{where}) n ON {same}"
+        )
+    candidates = "\n    UNION ".join(found)
+    yield f"""CREATE FUNCTION {names.fault}({", ".join(parameters)}) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+BEGIN
+PERFORM set_config('{FAULTING}', 'on', true);
 WITH f AS (
-  INSERT INTO {names.hidden} ({_list(key)}) SELECT {_list(key, "b.")} FROM {table.sql} b JOIN unnest({arrays}) v({labels}) ON {same}
+  INSERT INTO {names.hidden} ({_list(key)})
+    {candidates}
   ON CONFLICT DO NOTHING RETURNING {_list(key)}
 )
-INSERT INTO {names.delta} ({_list(stored)}) SELECT {_list(stored, "b.")} FROM {table.sql} b JOIN f ON {_same(key, "b", "f")}
-$tenancy$""",
-        )
+INSERT INTO {names.delta} ({_list(stored)}) SELECT {_list(stored, "b.")} FROM {table.sql} b JOIN f ON {_same(key, "b", "f")};
+PERFORM set_config('{FAULTING}', '', true);
+RETURN true;
+END $tenancy$"""

@@ -6,31 +6,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...key import RoutingKey
 from .registry import SCHEMA
+from .structure import qualified
 from .transaction import Transaction
 
-__all__ = ["Fault", "Known", "Overlay", "called", "columns_of", "escaped", "fault_of", "overlaid", "redirected"]
+__all__ = ["ROWS", "Known", "Overlay", "escaped", "met", "overlaid", "redirected"]
 
+#: So many rows are looked at in one statement, which has at most 65535 parameters.
+ROWS = 500
 # So many partitions' tables are kept in mind.
 _KNOWN = 256
-
-
-class Fault(NamedTuple):
-    """
-    What makes the baseline's rows with some values the key's own.
-
-    Args:
-        columns: The names of the columns.
-        types: Their types.
-        function: The function, for SQL; it takes an array for each column.
-    """
-
-    columns: list[str]
-    types: list[str]
-    function: str
 
 
 class Overlay(NamedTuple):
@@ -39,11 +27,13 @@ class Overlay(NamedTuple):
 
     Args:
         delta: The table of the key's own rows, for SQL.
-        faults: For each unique index that rows can be found by, what makes rows the key's own.
+        fault: The function that makes the key's own what a row could conflict with, for SQL.
+        arguments: Its arguments: for each column by which a row can conflict with another one their name and type.
     """
 
     delta: str
-    faults: list[Fault]
+    fault: str
+    arguments: Mapping[str, tuple[str, str]]
 
 
 class Known:
@@ -54,7 +44,7 @@ class Known:
     def __init__(self) -> None:
         self._known: dict[Transaction, dict[str, Overlay]] = {}
 
-    def of(self, inside: Transaction, ask: Callable[[str], Any]) -> dict[str, Overlay]:
+    def of(self, inside: Transaction, ask: Callable[[str], str]) -> dict[str, Overlay]:
         """
         Return the overlaid tables of a partition, by the names that statements without a schema know them by.
 
@@ -87,13 +77,15 @@ def overlaid(key: str) -> str:
     )
 
 
-def _overlays(answer: Any) -> dict[str, Overlay]:
-    found = {}
-    for table in json.loads(answer):
-        types = {name: kind for name, kind, _ in table["columns"].values()}
-        faults = [Fault(names, [types[name] for name in names], function) for names, function in table["faults"]]
-        found[table["name"]] = Overlay(table["delta"], faults)
-    return found
+def _overlays(answer: str) -> dict[str, Overlay]:
+    return {
+        table["name"]: Overlay(
+            table["delta"],
+            qualified(*table["fault"]),
+            {name: (argument, kind) for name, (argument, kind) in table["arguments"].items()},
+        )
+        for table in json.loads(answer)
+    }
 
 
 def redirected(statement: str, name: str, overlay: Overlay) -> str:
@@ -113,38 +105,31 @@ def redirected(statement: str, name: str, overlay: Overlay) -> str:
     return f"{statement[:at]}INSERT INTO {overlay.delta} AS {name} {statement[at + len(start) :]}"
 
 
-def fault_of(overlay: Overlay, columns: Sequence[str]) -> Fault | None:
-    """
-    Return what makes rows with some values in just these columns the key's own; None: there is no unique index on them.
-    """
-    return next((fault for fault in overlay.faults if fault.columns == list(columns)), None)
-
-
 def escaped(overlay: Overlay) -> Overlay:
     """
     Return an overlay for statements that are sent with parameters, where a per cent sign is written twice.
     """
-    faults = [
-        Fault(fault.columns, [kind.replace("%", "%%") for kind in fault.types], fault.function.replace("%", "%%"))
-        for fault in overlay.faults
-    ]
-    return Overlay(overlay.delta.replace("%", "%%"), faults)
+
+    def doubled(text: str) -> str:
+        return text.replace("%", "%%")
+
+    arguments = {name: (doubled(argument), doubled(kind)) for name, (argument, kind) in overlay.arguments.items()}
+    return Overlay(doubled(overlay.delta), doubled(overlay.fault), arguments)
 
 
-def called(fault: Fault, places: Sequence[str]) -> str:
+def met(overlay: Overlay, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
-    Return the statement that calls what makes rows the key's own.
+    Return the statement that makes those of the baseline's rows the key's own that new rows could conflict with.
 
     Args:
-        fault: What it is.
-        places: For each column what stands for the parameter: an array.
+        overlay: The table.
+        columns: Some of the columns that it can conflict by.
+        rows: For each row an expression of SQL for each of these columns; at least one.
     """
-    arrays = ", ".join(f"CAST({place} AS {kind}[])" for place, kind in zip(places, fault.types, strict=True))
-    return f"SELECT {fault.function}({arrays})"
-
-
-def columns_of(fault: Fault, columns: Mapping[str, Any]) -> list[Any] | None:
-    """
-    Return for the columns of a fault what is known of each; None: of one nothing is.
-    """
-    return [columns[name] for name in fault.columns] if all(name in columns for name in fault.columns) else None
+    labels = [f"v{at}" for at in range(len(columns))]
+    given = ", ".join(f"{overlay.arguments[name][0]} => v.{label}" for name, label in zip(columns, labels, strict=True))
+    kinds = [overlay.arguments[name][1] for name in columns]
+    values = ", ".join(
+        "(" + ", ".join(f"CAST({one} AS {kind})" for one, kind in zip(row, kinds, strict=True)) + ")" for row in rows
+    )
+    return f"SELECT count({overlay.fault}({given})) FROM (VALUES {values}) v({', '.join(labels)})"

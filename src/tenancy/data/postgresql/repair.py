@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .layout import Layout
-from .overlay import delta, faults, indexed, own_table
+from .overlay import arguments, delta, indexed, own_table
 from .structure import Column, Table, quoted
 
 __all__ = ["remembered", "repaired", "weakened"]
@@ -34,7 +34,8 @@ def remembered(tables: Iterable[tuple[Table, str]], layout: Layout) -> dict[str,
             "indexes": [[index.name, index.constraint] for index in table.indexes],
             "checks": [name for name, _ in table.checks],
             "foreign": [key.name for key in table.foreign_keys],
-            "faults": [[names, function] for names, function, _ in faults(table, layout.names(table))] if mode == "overlay" else [],
+            "fault": [layout.schemas[table.schema], layout.inner(table, "fault")],
+            "arguments": arguments(table) if mode == "overlay" else {},
         }
         for table, mode in tables
         if mode in ("overlay", "copy", "empty")

@@ -80,6 +80,7 @@ class Index:
         keys: The expressions that it is on, each as it would stand in a SELECT from the table.
         where: The condition of a partial index.
         nulls_equal: Whether it is ``NULLS NOT DISTINCT``.
+        columns: The names of the columns that its expressions and its condition are about.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Index:
     keys: tuple[str, ...]
     where: str | None = None
     nulls_equal: bool = False
+    columns: tuple[str, ...] = ()
 
     @property
     def deferred(self) -> bool:
