@@ -135,12 +135,13 @@ def _read(connection: Connection, key: str) -> Iterator[tuple[str, _Overlay]]:
     cursor: Any = connection.connection.cursor()
     try:
         cursor.execute(overlaid(key))
-        tables = json.loads(cursor.fetchone()[0])
+        shape = {table["name"]: table for table in json.loads(cursor.fetchone()[0])}
     finally:
         cursor.close()
-    for table in tables:
-        arguments = {name: (argument, kind) for name, (argument, kind) in table["arguments"].items()}
-        yield table["name"], _Overlay(table["delta"], tuple(table["fault"]), arguments)
+    for table in shape.values():
+        if table["mode"] == "overlay":
+            arguments = {name: (argument, kind) for name, (argument, kind) in table["arguments"].items()}
+            yield table["name"], _Overlay(table["delta"], tuple(table["fault"]), arguments)
 
 
 def _rows(statement: Any, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
