@@ -5,6 +5,7 @@ and ``ON CONFLICT`` has the indexes that it needs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,14 +45,17 @@ def inserting(compiler: Any, overlay: Overlay, execute: Callable[[], Any]) -> An
 
 def _fault(compiler: Any, overlay: Overlay, fields: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
     places = {field.column: at for at, field in enumerate(fields) if field is not None and field.column in overlay.arguments}
-    if not places:
-        return
-    special = {name: getattr(fields[at], "get_placeholder", None) for name, at in places.items()}
-    for start in range(0, len(rows), ROWS):
-        expressions, parameters = [], []
-        for row in rows[start : start + ROWS]:
-            found = [compiler.field_as_sql(fields[at], special[name], row[at]) for name, at in places.items()]
-            expressions.append([sql for sql, _ in found])
-            parameters += [value for _, values in found for value in values]
-        with compiler.connection.cursor() as cursor:
-            cursor.execute(met(overlay, list(places), expressions), parameters)
+    given = [_given(compiler, {name: row[at] for name, at in places.items()}) for row in rows]
+    # Rows that leave the same columns to their defaults are looked at together.
+    for names, group in itertools.groupby(given, key=lambda row: list(row)):
+        alike = list(group) if names else []
+        for start in range(0, len(alike), ROWS):
+            some = [list(row.values()) for row in alike[start : start + ROWS]]
+            statement = met(overlay, names, [[sql for sql, _ in row] for row in some])
+            with compiler.connection.cursor() as cursor:
+                cursor.execute(statement, [value for row in some for _, values in row for value in values])
+
+
+def _given(compiler: Any, row: dict[str, Any]) -> dict[str, tuple[str, Sequence[Any]]]:
+    found = {name: compiler.compile(value) if hasattr(value, "as_sql") else ("%s", [value]) for name, value in row.items()}
+    return {name: given for name, given in found.items() if given[0] != "DEFAULT"}
