@@ -33,6 +33,9 @@ ADAPTERS = {
     "tenancy.messaging.celery": ("celery", "celery"),
     "tenancy.messaging.pika": ("pika", "pika"),
     "tenancy.data.sqlalchemy": ("sqlalchemy", "sqlalchemy"),
+    "tenancy.data.postgresql.engine": ("sqlalchemy", "postgresql"),
+    "tenancy.data.postgresql.isolation": ("sqlalchemy", "postgresql"),
+    "tenancy.data.postgresql.django": ("django", "django"),
     "tenancy.routes.stores.sql": ("sqlalchemy", "sqlalchemy"),
     "tenancy.routes.stores._postgresql": ("psycopg", "postgresql"),
     "tenancy.routes.stores.redis": ("redis", "redis"),
@@ -58,7 +61,7 @@ def python(code: str) -> str:
 
 CORE = (
     "tenancy tenancy.http.asgi tenancy.http.wsgi tenancy.http.urllib tenancy.executors tenancy.messaging.deduplication tenancy.routes "
-    "tenancy.mesh tenancy.testing"
+    "tenancy.mesh tenancy.testing tenancy.data.postgresql"
 )
 
 

@@ -192,7 +192,7 @@ EXTRAS: Mapping[str, Row] = {
     ),
     "postgresql": Row(
         "psycopg",
-        ("tenancy.routes.stores._postgresql",),
+        ("tenancy.data.postgresql", "tenancy.routes.stores._postgresql"),
         tests=("tests/routes/stores/test_sql.py", "tests/messaging/deduplication/test_sql.py"),
         beside=("aiosqlite", "greenlet"),
     ),

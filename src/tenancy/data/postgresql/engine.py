@@ -12,7 +12,6 @@ from ...config import switched_on
 from ...context import routing_key
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
-from .._sqlalchemy_session import SessionGuard
 from .inserts import Inserts
 from .registry import entering
 from .transaction import BASELINE, Policies, Policy, Transaction, advice
@@ -20,6 +19,8 @@ from .transaction import BASELINE, Policies, Policy, Transaction, advice
 with extra("postgresql", "sqlalchemy"):
     from sqlalchemy import Connection, Engine, event
     from sqlalchemy.engine import ExceptionContext
+
+    from .._sqlalchemy_session import SessionGuard
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
