@@ -33,7 +33,7 @@ def enter(connection: Any, key: str | None = None, *, unknown: Policy = "baselin
         late: The same for a key whose partition was dropped.
 
     Returns:
-        Whether the transaction is in a partition now; False: it is the baseline's.
+        Whether the transaction is in a partition now; if not, it is the baseline's.
 
     Raises:
         PartitionError: If no transaction is open, it is in another key's partition, or the key is refused.
@@ -71,7 +71,7 @@ async def enter_async(connection: Any, key: str | None = None, *, unknown: Polic
         late: The same for a key whose partition was dropped.
 
     Returns:
-        Whether the transaction is in a partition now; False: it is the baseline's.
+        Whether the transaction is in a partition now; if not, it is the baseline's.
 
     Raises:
         PartitionError: If no transaction is open, it is in another key's partition, or the key is refused.
