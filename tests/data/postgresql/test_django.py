@@ -13,8 +13,8 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import FieldDoesNotExist
 from django.db import IntegrityError, OperationalError, connections, transaction
-from django.db.models import Count, F
-from django.db.models.functions import Upper
+from django.db.models import Count, F, Value
+from django.db.models.functions import Lower, Upper
 
 import tenancy
 from tenancy.data.postgresql import django as hook
@@ -235,6 +235,48 @@ def test_a_transaction_that_began_past_django_is_refused(covered: Place) -> None
         connections[ALIAS].connection.execute("SELECT 1")
         with tenancy.scope(KEY), pytest.raises(PartitionError, match="did not begin as one of pr-42"):
             emails()
+
+
+def test_an_exception_while_a_transaction_enters(covered: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a time limit's, after the server has done it: what comes next, with a key or without, is refused until the transaction ends."""
+    asked = hook._asked
+
+    def interrupted(connection: Any, statement: str) -> str:
+        asked(connection, statement)
+        raise InterruptedError
+
+    with atomic():
+        with tenancy.scope(KEY), monkeypatch.context() as patched:
+            patched.setattr(hook, "_asked", interrupted)
+            with pytest.raises(InterruptedError):
+                emails()
+        for key in (None, KEY, OTHER):
+            with tenancy.scope(key), pytest.raises(PartitionError, match="not known whether it did"):
+                emails()
+    assert emails() == BASELINE
+    with tenancy.scope(KEY):
+        with monkeypatch.context() as patched:
+            patched.setattr(hook, "_asked", interrupted)
+            with pytest.raises(InterruptedError), atomic():
+                raise AssertionError("it comes before")
+        assert connections[ALIAS].get_autocommit()
+        with tenancy.scope(None):
+            assert emails() == BASELINE
+        with atomic():
+            assert emails() == BASELINE
+
+
+def test_many_to_many_and_sessions_way_to_write(covered: Place) -> None:
+    """What Django does by itself: an insert that ignores conflicts, twice."""
+    with tenancy.scope(KEY), atomic():
+        for _ in range(2):
+            Handle.objects.using(ALIAS).bulk_create([Handle(handle="m", region="us", number=7)], ignore_conflicts=True)
+        assert Handle.objects.using(ALIAS).filter(region="us", number=7).count() == 1
+        # By an index on an expression, with a condition.
+        Handle.objects.using(ALIAS).bulk_create([Handle(handle="ADA"), Handle(handle="ADA", active=False)], ignore_conflicts=True)
+        assert Handle.objects.using(ALIAS).filter(handle="ADA").count() == 1
+        Handle.objects.using(ALIAS).bulk_create([Handle(handle=Lower(Value("BOB")))], ignore_conflicts=True)
+        assert not Handle.objects.using(ALIAS).filter(handle="bob").exists()
 
 
 def test_sql_that_ends_the_transaction(covered: Place) -> None:

@@ -34,6 +34,8 @@ __all__ = ["cover", "uncover"]
 _IDLE, _UNKNOWN = 0, 4
 # Where a connection has in mind whose transaction it is in.
 _INSIDE = "_tenancy_transaction"
+# While it is asked whether it may be one of a key; after an exception in the middle of that nobody knows.
+_ENTERING = Transaction(None, "")
 # What Django itself executes for atomic(), also after the work of a key within is over.
 _SAVEPOINTS = ("SAVEPOINT ", "RELEASE SAVEPOINT ", "ROLLBACK TO SAVEPOINT ")
 # What the drivers' cursors do past execute().
@@ -191,12 +193,19 @@ class _Cover:
                     "cover(outside='transaction')"
                 )
             else:
-                found = self._policies.settled(key, _asked(connection, entering(key)))
+                setattr(connection, _INSIDE, _ENTERING)
+                answer = _asked(connection, entering(key))
+                setattr(connection, _INSIDE, None)
+                found = self._policies.settled(key, answer)
             setattr(connection, _INSIDE, found)
             return found
         inside: Transaction | None = getattr(connection, _INSIDE, None)
         if passing:
             return inside or BASELINE
+        if inside is _ENTERING:
+            raise PartitionError(
+                "this transaction was to enter a partition, and it is not known whether it did: end it, and begin another"
+            )
         if inside is None:
             if key is None:
                 return BASELINE
