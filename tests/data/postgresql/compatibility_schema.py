@@ -77,6 +77,18 @@ CREATE TABLE hen (id integer PRIMARY KEY, egg integer);
 CREATE TABLE egg (id integer PRIMARY KEY, hen integer CONSTRAINT hen_of_egg REFERENCES hen DEFERRABLE INITIALLY DEFERRED);
 ALTER TABLE hen ADD CONSTRAINT egg_of_hen FOREIGN KEY (egg) REFERENCES egg DEFERRABLE INITIALLY DEFERRED;
 
+-- References with each action.
+CREATE TABLE parent (id integer PRIMARY KEY, code text CONSTRAINT parent_code UNIQUE);
+CREATE TABLE child_restrict (id integer PRIMARY KEY, parent integer CONSTRAINT restricts REFERENCES parent ON DELETE RESTRICT ON UPDATE RESTRICT);
+CREATE TABLE child_default (
+  id integer PRIMARY KEY, parent integer DEFAULT 1 CONSTRAINT sets_default REFERENCES parent ON DELETE SET DEFAULT ON UPDATE SET DEFAULT
+);
+CREATE TABLE child_null (id integer PRIMARY KEY, parent integer CONSTRAINT sets_null REFERENCES parent ON DELETE SET NULL ON UPDATE SET NULL);
+CREATE TABLE child_cascade (
+  id integer PRIMARY KEY, code text CONSTRAINT cascades REFERENCES parent (code) ON DELETE CASCADE ON UPDATE CASCADE
+);
+CREATE TABLE child_django (id integer PRIMARY KEY, parent integer CONSTRAINT djangos REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+
 -- Several schemas, and names.
 CREATE TABLE sales.orders (id serial PRIMARY KEY, title text NOT NULL);
 CREATE TABLE sales.lines (
@@ -103,10 +115,12 @@ CREATE VIEW grown AS SELECT id, email, age FROM users WHERE age >= 18;
 -- Other modes.
 CREATE TABLE jobs (id bigserial PRIMARY KEY, payload jsonb NOT NULL, owner integer CONSTRAINT owner_of_job REFERENCES users ON DELETE CASCADE);
 CREATE TABLE job_runs (id serial PRIMARY KEY, job bigint NOT NULL CONSTRAINT run_of_job REFERENCES jobs ON DELETE CASCADE);
+CREATE TABLE job_notes (id serial PRIMARY KEY, job bigint CONSTRAINT note_of_job REFERENCES jobs ON DELETE CASCADE);
 CREATE TABLE audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, actor integer CONSTRAINT actor_of_audit REFERENCES users, what text NOT NULL);
 CREATE TABLE countries (code char(2) PRIMARY KEY, title text NOT NULL);
 CREATE TABLE addresses (id serial PRIMARY KEY, country char(2) NOT NULL CONSTRAINT country_of_address REFERENCES countries, city text);
 CREATE TABLE tickets (id serial PRIMARY KEY, org text NOT NULL, title text NOT NULL, opened_by integer CONSTRAINT opener REFERENCES users);
+CREATE TABLE ticket_notes (id serial PRIMARY KEY, ticket integer CONSTRAINT note_of_ticket REFERENCES tickets);
 """
 
 #: What only newer servers have, and extensions that may be missing; by the condition for it.
@@ -146,6 +160,12 @@ INSERT INTO handles (handle, active, region, number) VALUES ('Ada', true, 'eu', 
 INSERT INTO later_unique (rank) VALUES (1), (2), (3);
 INSERT INTO tree (parent, label, friend) VALUES (NULL, 'root', NULL), (1, 'left', 1), (1, 'right', 2), (2, 'leaf', 3);
 BEGIN; INSERT INTO hen VALUES (1, 1); INSERT INTO egg VALUES (1, 1); COMMIT;
+INSERT INTO parent SELECT n, chr(96 + n) FROM generate_series(1, 6) n;
+INSERT INTO child_restrict VALUES (1, 2);
+INSERT INTO child_default VALUES (1, 3);
+INSERT INTO child_null VALUES (1, 4), (2, 4);
+INSERT INTO child_cascade VALUES (1, 'e'), (2, 'e');
+INSERT INTO child_django VALUES (1, 6);
 INSERT INTO sales.orders (title) VALUES ('s1'), ('s2');
 INSERT INTO sales.lines (order_id, buyer) VALUES (1, 1), (2, 2);
 INSERT INTO "Mixed Case"."Order" ("per cent %", "quo""te", ":colon", "back\\slash") VALUES (1, 'q', 'c', 'b');
@@ -154,6 +174,7 @@ INSERT INTO "user" ("group") VALUES ('admins');
 INSERT INTO events (day, kind) VALUES ('2025-05-05', 'a'), ('2026-05-05', 'b');
 INSERT INTO jobs (payload, owner) VALUES ('{{"n": 1}}', 1), ('{{"n": 2}}', 2);
 INSERT INTO job_runs (job) VALUES (1), (2);
+INSERT INTO job_notes (job) VALUES (1);
 INSERT INTO audit (actor, what) VALUES (3, 'baseline');
 INSERT INTO countries VALUES ('DE', 'Germany'), ('FR', 'France');
 INSERT INTO addresses (country, city) VALUES ('DE', 'Bonn');
