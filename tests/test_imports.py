@@ -37,6 +37,9 @@ ADAPTERS = {
     "tenancy.data.databases": ("sqlalchemy", "sqlalchemy"),
     "tenancy.data.databases.postgresql": ("psycopg", "postgresql"),
     "tenancy.data.databases.mysql": ("pymysql", "mysql"),
+    "tenancy.data.postgresql.engine": ("sqlalchemy", "postgresql"),
+    "tenancy.data.postgresql.isolation": ("sqlalchemy", "postgresql"),
+    "tenancy.data.postgresql.django": ("django", "django"),
     "tenancy.routes.stores.sql": ("sqlalchemy", "sqlalchemy"),
     "tenancy.routes.stores._postgresql": ("psycopg", "postgresql"),
     "tenancy.routes.stores.redis": ("redis", "redis"),
@@ -62,7 +65,7 @@ def python(code: str) -> str:
 
 CORE = (
     "tenancy tenancy.http.asgi tenancy.http.wsgi tenancy.http.urllib tenancy.executors tenancy.messaging.deduplication tenancy.routes "
-    "tenancy.mesh tenancy.testing"
+    "tenancy.mesh tenancy.testing tenancy.data.postgresql"
 )
 
 

@@ -30,6 +30,7 @@ pytest.importorskip("sphinx", minversion="9.0", reason="Sphinx 9 is not installe
 INTERNAL = re.compile(
     r"tenancy\.(?:cli|data|errors|http|messaging|scope|testing\.plugin"
     r"|(?:cli|grpc|mesh|testing)\..*"
+    r"|data\.postgresql\.(?!django$).*"
     r"|http\.reception"
     r"|messaging\.(?:kafka|rabbitmq)(?:\.(?!broker$).*)?"
     r"|routes\.(?:delivery|handover|identity|lease|lives|live|record|sources|sources\.store|table|verdict)"

@@ -87,7 +87,7 @@ def checks(
     later = [key for key in keys if key.deferred]
     bodies = {}
     for event in ("INSERT", "UPDATE"):
-        uniques = [_unique(table, index, names.hidden, event) for index in table.uniques] if overlay else []
+        uniques = [_unique(table, index, names.hidden, event) for index in table.uniques if not index.deferred] if overlay else []
         references = []
         for key in keys:
             if key in later:

@@ -5,21 +5,22 @@ SQLAlchemy engines whose transactions run in the partition of the routing key at
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..._optional import extra
 from ...config import switched_on
 from ...context import routing_key
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
-from ...observe import count
-from .._sqlalchemy_session import SessionGuard
 from .inserts import Inserts
 from .registry import entering
+from .transaction import BASELINE, Policies, Policy, Transaction, advice
 
 with extra("postgresql", "sqlalchemy"):
     from sqlalchemy import Connection, Engine, event
     from sqlalchemy.engine import ExceptionContext
+
+    from .._sqlalchemy_session import SessionGuard
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -32,36 +33,15 @@ _IDLE = 0
 _INFO = "tenancy.transaction"
 
 
-class Transaction(NamedTuple):
-    """
-    Whose a transaction is.
-
-    Args:
-        key: The routing key that it began under.
-        revision: Of the partition that it is in; None: it is the baseline's.
-    """
-
-    key: RoutingKey | None
-    revision: str | None
-
-
-_BASELINE = Transaction(None, None)
 #: While the statement is executed by which a transaction enters a partition.
 _ENTERING = Transaction(None, None)
-
-_HINTS: Mapping[str, str] = {
-    "0A000": "SELECT ... FOR UPDATE would lock nothing of the baseline's rows in an overlay; leave it out, or use mode copy for that table",
-    "42P10": "an ON CONFLICT in SQL given as text does not meet the baseline's rows in an overlay; write it with "
-    "sqlalchemy.dialects.postgresql.insert, or use mode copy for that table",
-    "42501": "work with a routing key can read and change only its partition: leave the schema out of the name, or give the table a mode",
-}
 
 
 def cover(
     engine: Engine | AsyncEngine,
     *,
-    unknown: Literal["baseline", "refuse"] = "baseline",
-    late: Literal["baseline", "refuse"] = "refuse",
+    unknown: Policy = "baseline",
+    late: Policy = "refuse",
 ) -> None:
     """
     Run every transaction of an engine in the partition of the routing key under which it begins; without a key nothing is done. Does nothing
@@ -79,9 +59,7 @@ def cover(
         ConfigurationError: If the database is another one, or the engine is covered already.
         IdentityError: If tenancy is switched off in a sandbox.
     """
-    for option, choice in (("unknown", unknown), ("late", late)):
-        if choice not in ("baseline", "refuse"):
-            raise ConfigurationError(f"cover({option}={choice!r}): use 'baseline' or 'refuse'")
+    policies = Policies("cover", unknown, late)
     if not switched_on():
         return
     engine = engine if isinstance(engine, Engine) else engine.sync_engine
@@ -89,7 +67,7 @@ def cover(
         raise ConfigurationError(f"cover() is made for postgresql, not for {engine.dialect.name}")
     if engine in _covered:
         raise ConfigurationError(f"{engine!r} is covered already")
-    _covered[engine] = _Cover(engine, unknown, late)
+    _covered[engine] = _Cover(engine, policies)
 
 
 def uncover(engine: Engine | AsyncEngine) -> None:
@@ -102,9 +80,9 @@ def uncover(engine: Engine | AsyncEngine) -> None:
 
 
 class _Cover:
-    def __init__(self, engine: Engine, unknown: str, late: str) -> None:
+    def __init__(self, engine: Engine, policies: Policies) -> None:
         self._engine = engine
-        self._policies = {"unknown": unknown, "dropped": late}
+        self._policies = policies
         self._inserts = Inserts()
         self._guard = SessionGuard(engine, routing_key)
         self._listeners: tuple[tuple[str, Any, dict[str, Any]], ...] = (
@@ -126,7 +104,7 @@ class _Cover:
     def _begin(self, connection: Connection) -> None:
         key = routing_key()
         if key is None:
-            connection.info[_INFO] = _BASELINE
+            connection.info[_INFO] = BASELINE
             return
         connection.info[_INFO] = _ENTERING
         try:
@@ -137,7 +115,7 @@ class _Cover:
 
     def _begin_twophase(self, connection: Connection, _: Any) -> None:
         key = routing_key()
-        connection.info[_INFO] = _BASELINE
+        connection.info[_INFO] = BASELINE
         if key is not None:
             # The driver begins it later, and not where something was executed before.
             _given_up(connection)
@@ -156,26 +134,10 @@ class _Cover:
                 f"this connection {how}, where nothing holds for one transaction, so work of {key} would be done in the baseline's tables: "
                 "use a transaction, or do it without a routing key"
             )
-        answer = str(connection.exec_driver_sql(entering(key)).scalar_one())
-        state, _, revision = answer.partition(" ")
-        if state == "ready":
-            return Transaction(key, revision)
-        if state == "gone":
-            raise PartitionError(
-                f"a schema of the partition of {key} is gone, which somebody has dropped: call refresh({str(key)!r})"
-            )
-        if state not in self._policies:
-            raise PartitionError(
-                f"the partition of {key} is {state}, while the baseline's tables are changed or it is made: try again"
-            )
-        if self._policies[state] == "refuse":
-            what = "has no partition in this database: create it" if state == "unknown" else "had a partition, which was dropped"
-            raise PartitionError(f"routing key {str(key)!r} {what}")
-        count("tenancy.partition.unknown_keys")
-        return Transaction(key, None)
+        return self._policies.settled(key, str(connection.exec_driver_sql(entering(key)).scalar_one()))
 
     def _before_execute(self, connection: Connection, statement: Any, multiparams: Any, params: Any, _: Mapping[str, Any]) -> None:
-        if connection.info.get(_INFO, _BASELINE).revision is not None:
+        if connection.info.get(_INFO, BASELINE).revision is not None:
             self._inserts.prepare(connection, connection.info[_INFO], statement, list(multiparams) or [dict(params or {})])
 
     def _before_cursor_execute(
@@ -189,11 +151,7 @@ class _Cover:
             if key is None:
                 return statement, parameters
             raise PartitionError(f"this transaction began before the engine was covered, so it is not one of {key}: begin another")
-        if key != inside.key and not (key is None and inside.revision is None):
-            raise PartitionError(
-                f"this transaction is of {inside.key or 'the baseline'}, and is now used for {key or 'the baseline'}: "
-                "use a connection or Session for each routing key, or end the transaction in between"
-            )
+        inside.continues(key, "use a connection or Session for each routing key, or end the transaction in between")
         if inside.revision is not None:
             if _ended(connection.connection.driver_connection):
                 raise PartitionError(
@@ -207,16 +165,16 @@ class _Cover:
         connection = context.connection
         if connection is None or context.sqlalchemy_exception is None or connection.closed:
             return
-        inside = connection.info.get(_INFO, _BASELINE)
+        inside = connection.info.get(_INFO, BASELINE)
         original = context.original_exception
         state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
         if inside is _ENTERING and (setup := _SETUP.get(state or "")):
             raise ConfigurationError(f"{str(original).splitlines()[0]}: {setup}") from original
         if inside.revision is None:
             return
-        hint = _HINTS.get(state or "")
-        if hint is not None and (state != "0A000" or "FOR " in str(original)):
-            raise PartitionError(f"{str(original).splitlines()[0]}: {hint}") from original
+        text = advice(state, str(original), "sqlalchemy.dialects.postgresql.insert")
+        if text is not None:
+            raise PartitionError(text) from original
 
 
 # What the statement that enters a partition is refused by, where the fault is not in the work.

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..._optional import extra
-from .registry import SCHEMA
+from .overlays import overlaid
 
 with extra("postgresql", "sqlalchemy"):
     from sqlalchemy import Connection, cast, column, func, literal, literal_column, select, values
@@ -135,8 +135,8 @@ class Inserts:
 def _read(connection: Connection, key: str) -> Iterator[tuple[str, _Overlay]]:
     cursor: Any = connection.connection.cursor()
     try:
-        cursor.execute(f"SELECT shape::text FROM {SCHEMA}.partitions WHERE key = '{key}'")
-        shape = json.loads(cursor.fetchone()[0])
+        cursor.execute(overlaid(key))
+        shape = {table["name"]: table for table in json.loads(cursor.fetchone()[0])}
     finally:
         cursor.close()
     for table in shape.values():

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from .checks import checks, within_statement
+from .deferred import deferred_uniques
 from .layout import Layout
 from .overlay import delta, fault, indexed, own_table, view, writes
 from .references import References
@@ -168,7 +169,7 @@ class Plan:
         found = [
             key
             for other, mode in self.tables.values()
-            if mode == "overlay" or mode in OWN
+            if mode != "readonly"
             for key in other.foreign_keys
             if (key.to_schema, key.to_table) == (table.schema, table.name) and self._by_triggers(key)
         ]
@@ -239,6 +240,7 @@ class Plan:
             if overlay:
                 yield from writes(table, self.layout, self._references(table))
                 yield from fault(table, names)
+                yield from deferred_uniques(table, self.layout)
             yield from self._references(table).triggers()
             if not overlay:
                 yield from self._triggers(table, names.table)
@@ -272,7 +274,8 @@ class Plan:
             default = value if each.name == mode.column else each.default
             if default is not None:
                 yield f"ALTER VIEW {name} ALTER COLUMN {quoted(each.name)} SET DEFAULT {default}"
-        yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {self._keyed}"
+        # The reader, for what a change of another table does to rows that refer to it.
+        yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {self._keyed}, {self._reader}"
 
     def _rights(self) -> Iterator[str]:
         reader, keyed = self._reader, self._keyed

@@ -91,8 +91,11 @@ def install(keyed: str) -> Iterator[str]:
     # committed before the first of them, one that had to wait would see the partition as it was before it was dropped or changed.
     # A schema that is not there is left out of a path in silence; whether it is, is asked of what is committed now.
     yield f"""CREATE OR REPLACE FUNCTION {SCHEMA}.enter(routing_key text) RETURNS text LANGUAGE plpgsql AS $tenancy$
-DECLARE p record;
+DECLARE
+  p record;
+  inside text := coalesce(current_setting('{SETTING}', true), '');
 BEGIN
+  IF inside NOT IN ('', routing_key) THEN RETURN 'inside ' || inside; END IF;
   IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
     IF NOT pg_try_advisory_xact_lock_shared(hashtextextended('tenancy.' || routing_key, 0)) THEN
       RAISE EXCEPTION 'could not serialize access to the partition of %, which is being changed or dropped', routing_key
@@ -148,7 +151,7 @@ def allowed(connection: Connection) -> None:
 def entering(key: RoutingKey) -> str:
     """
     Return the statement by which a transaction enters a key's partition. It returns the partition's state, with its revision where that is
-    ``ready``; or ``unknown``.
+    ``ready``; ``unknown``; or ``inside``, and whose, where the transaction is in another one.
 
     Args:
         key: The routing key, which has no character that would need a quote.

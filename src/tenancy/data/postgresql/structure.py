@@ -105,6 +105,13 @@ class Index:
     nulls_equal: bool = False
     columns: tuple[str, ...] = ()
 
+    @property
+    def deferred(self) -> bool:
+        """
+        Whether it is a constraint's that is checked at the end of a transaction.
+        """
+        return self.constraint and self.definition.endswith(" INITIALLY DEFERRED")
+
 
 @dataclass(frozen=True)
 class ForeignKey:
