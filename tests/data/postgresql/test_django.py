@@ -427,6 +427,19 @@ def test_keys_without_a_partition(plain: Place, monkeypatch: pytest.MonkeyPatch)
         assert emails() == BASELINE
 
 
+def test_a_database_that_is_not_prepared(plain: Place, postgresql: str) -> None:
+    """The error says what to call, and the connection can be used."""
+    connect(SECOND, postgresql)
+    hook.cover(SECOND)
+    try:
+        with tenancy.scope(KEY), pytest.raises(ConfigurationError, match=r"install\(\) once"), transaction.atomic(using=SECOND):
+            raise AssertionError("refused before")
+        with connections[SECOND].cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        disconnect(SECOND)
+
+
 def test_what_cannot_be_covered(plain: Place, tenancy_settings: Configure) -> None:
     """Errors name it; switched off nothing is changed, and in a sandbox that is an error."""
     for arguments, options, message in (

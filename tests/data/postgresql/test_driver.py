@@ -208,6 +208,23 @@ def test_switched_off(where: Place, tenancy_settings: Configure) -> None:
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
+def test_a_database_that_is_not_prepared(where: Place, postgresql: str) -> None:
+    """The error says what to call: for the database, or for the role."""
+    with psycopg.connect(postgresql) as connection, pytest.raises(ConfigurationError, match=r"install\(\) once"):
+        enter(connection, KEY)
+    with psycopg.connect(where.owner, autocommit=True) as owner:
+        owner.execute("CREATE ROLE compat_stranger LOGIN")
+    try:
+        with (
+            psycopg.connect(where.application.replace("compat_app", "compat_stranger")) as connection,
+            pytest.raises(ConfigurationError, match="grant_to"),
+        ):
+            enter(connection, KEY)
+    finally:
+        with psycopg.connect(where.owner, autocommit=True) as owner:
+            owner.execute("DROP ROLE compat_stranger")
+
+
 # In asyncio
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .layout import Layout
-from .structure import Table, literal, qualified, quoted
+from .structure import Table, dollar_quoted, literal, qualified, quoted
 
 __all__ = ["deferred_uniques"]
 
@@ -38,7 +38,7 @@ def deferred_uniques(table: Table, layout: Layout) -> Iterator[str]:
         values = " || ', ' || ".join(f"coalesce(a.{label}::text, 'null')" for label in labels)
         detail = f"{literal('Key (' + ', '.join(index.keys) + ')=(')} || found_values || ') already exists.'"
         message = literal(f'duplicate key value violates unique constraint "{index.name}"')
-        yield f"""CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $tenancy$
+        body = f"""
 DECLARE found_values text;
 BEGIN
 SELECT {values} INTO found_values FROM (SELECT {keys} FROM {names.delta} WHERE {mine}) a
@@ -48,7 +48,8 @@ IF FOUND THEN
     TABLE = {literal(table.name)}, SCHEMA = {literal(table.schema)}, DETAIL = {detail};
 END IF;
 RETURN NULL;
-END $tenancy$"""
+END """
+        yield f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"
         yield (
             f"CREATE CONSTRAINT TRIGGER {quoted(layout.inner(table, f'unique_{index.name}'))} AFTER INSERT OR UPDATE ON {names.delta} "
             f"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {function}()"

@@ -17,7 +17,7 @@ from ._django_inserts import inserting
 from ._django_locks import lockable, locking
 from .overlays import Known, Overlay, escaped
 from .registry import entering
-from .transaction import BASELINE, Policies, Policy, Transaction, advice
+from .transaction import BASELINE, Policies, Policy, Transaction, advice, entering_failed
 
 with extra("django", "django"):
     from django.db import connections
@@ -194,7 +194,8 @@ class _Cover:
                 )
             else:
                 setattr(connection, _INSIDE, _ENTERING)
-                answer = _asked(connection, entering(key))
+                with entering_failed():
+                    answer = _asked(connection, entering(key))
                 setattr(connection, _INSIDE, None)
                 found = self._policies.settled(key, answer)
             setattr(connection, _INSIDE, found)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-__all__ = ["Column", "ForeignKey", "Index", "Table", "View", "fingerprint", "literal", "qualified", "quoted"]
+__all__ = ["Column", "ForeignKey", "Index", "Table", "View", "dollar_quoted", "fingerprint", "literal", "qualified", "quoted"]
 
 
 def quoted(name: str) -> str:
@@ -32,6 +32,17 @@ def literal(text: str) -> str:
     """
     escaped = text.replace("'", "''")
     return "E'" + escaped.replace("\\", "\\\\") + "'" if "\\" in escaped else f"'{escaped}'"
+
+
+def dollar_quoted(text: str) -> str:
+    """
+    Return a string of SQL that reads as it is written, for a function's body
+    (https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-DOLLAR-QUOTING).
+    """
+    tag = "$tenancy$"
+    while tag in text:
+        tag = f"{tag[:-1]}_$"
+    return f"{tag}{text}{tag}"
 
 
 @dataclass(frozen=True)
