@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import FieldDoesNotExist
-from django.db import IntegrityError, OperationalError, connections, transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, connections, transaction
 from django.db.models import Count, F, Value
 from django.db.models.functions import Lower, Upper
 
@@ -41,7 +42,7 @@ def where(postgresql: str) -> Iterator[Place]:
 @pytest.fixture
 def plain(where: Place) -> Iterator[Place]:
     """Django connected to it, and the baseline as it was when the test is over."""
-    connect(ALIAS, where.application)
+    connect(ALIAS, where.application, TEST_OWNER=where.owner)
     try:
         with unchanged(where):
             yield where
@@ -277,6 +278,27 @@ def test_many_to_many_and_sessions_way_to_write(covered: Place) -> None:
         assert Handle.objects.using(ALIAS).filter(handle="ADA").count() == 1
         Handle.objects.using(ALIAS).bulk_create([Handle(handle=Lower(Value("BOB")))], ignore_conflicts=True)
         assert not Handle.objects.using(ALIAS).filter(handle="bob").exists()
+
+
+def test_a_connection_that_is_lost(covered: Place) -> None:
+    """The error is the driver's, and the next transaction has a new connection, which enters as well."""
+    with tenancy.scope(KEY):
+        with pytest.raises((OperationalError, InterfaceError)), atomic():
+            _killed()
+        with atomic():
+            USERS.create(email="after@x")
+        with connections[ALIAS].cursor() as cursor:
+            connections[ALIAS].close()
+            with pytest.raises((OperationalError, InterfaceError)):
+                cursor.execute("SELECT 1")
+    assert emails() == BASELINE
+
+
+def _killed() -> None:
+    process = connections[ALIAS].connection.info.backend_pid
+    with psycopg.connect(connections[ALIAS].settings_dict["TEST_OWNER"], autocommit=True) as owner:
+        owner.execute("SELECT pg_terminate_backend(%s)", (process,))
+    emails()
 
 
 def test_sql_that_ends_the_transaction(covered: Place) -> None:

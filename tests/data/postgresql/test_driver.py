@@ -143,6 +143,20 @@ def test_a_change_of_key(connection: Any) -> None:
     assert enter(connection, OTHER)
 
 
+def test_a_transaction_that_has_written_already(where: Place) -> None:
+    """It has an owner, the baseline; one that has only read may become a key's."""
+    with psycopg.connect(where.application) as connection:
+        connection.execute("SELECT count(*) FROM users")
+        assert enter(connection, KEY)
+        connection.execute("UPDATE users SET name = 'x'")
+        assert enter(connection, KEY)
+        connection.rollback()
+        connection.execute("UPDATE users SET name = 'x'")
+        with pytest.raises(PartitionError, match="has written to the baseline's tables already"):
+            enter(connection, KEY)
+        connection.rollback()
+
+
 def test_a_transaction_that_has_failed(where: Place) -> None:
     """It is said to be one."""
     with psycopg.connect(where.application) as connection:

@@ -168,7 +168,7 @@ class _Cover:
         Return whether a statement would be its own transaction, and is to be given one.
         """
         raw = connection.connection
-        return self._outside == "transaction" and raw.autocommit and _idle(raw) and routing_key() is not None
+        return self._outside == "transaction" and routing_key() is not None and raw is not None and raw.autocommit and _idle(raw)
 
     def at_work(self, connection: Any, *, passing: bool = False) -> Transaction:
         """
@@ -179,7 +179,7 @@ class _Cover:
             passing: Whether what comes next is no work of anybody.
         """
         raw, key = connection.connection, routing_key()
-        status = int(raw.info.transaction_status)
+        status = _UNKNOWN if raw is None else int(raw.info.transaction_status)
         if status == _UNKNOWN:  # it is closed, and nothing can be done on it
             return BASELINE
         if status == _IDLE:

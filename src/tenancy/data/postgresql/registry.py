@@ -79,6 +79,7 @@ DECLARE
   inside text := coalesce(current_setting('{SETTING}', true), '');
 BEGIN
   IF inside NOT IN ('', routing_key) THEN RETURN 'inside ' || inside; END IF;
+  IF inside = '' AND pg_current_xact_id_if_assigned() IS NOT NULL THEN RETURN 'begun'; END IF;
   PERFORM pg_advisory_xact_lock_shared(hashtextextended('tenancy.' || routing_key, 0));
   SELECT state, path, role, revision INTO p FROM {SCHEMA}.partitions WHERE key = routing_key;
   IF NOT FOUND THEN RETURN 'unknown'; END IF;
@@ -105,7 +106,8 @@ def installed(connection: Connection) -> bool:
 def entering(key: RoutingKey) -> str:
     """
     Return the statement by which a transaction enters a key's partition. It returns the partition's state, with its revision where that is
-    ``ready``; ``unknown``; or ``inside``, and whose, where the transaction is in another one.
+    ``ready``; ``unknown``; ``inside``, and whose, where the transaction is in another one; or ``begun``, where
+    it has written already.
 
     Args:
         key: The routing key, which has no character that would need a quote.

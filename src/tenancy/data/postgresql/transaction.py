@@ -87,6 +87,10 @@ class Policies:
             return Transaction(key, revision)
         if state == "inside":
             raise PartitionError(f"this transaction is of {revision}, and cannot become one of {key}: end it first")
+        if state == "begun":
+            raise PartitionError(
+                f"this transaction has written to the baseline's tables already, so it cannot become one of {key}: enter before all else"
+            )
         if state == "gone":
             raise PartitionError(
                 f"a schema of the partition of {key} is gone, which somebody has dropped: call refresh({str(key)!r})"
