@@ -138,8 +138,11 @@ def test_a_change_of_key_within_a_transaction_is_refused(covered: Place) -> None
     """From one key to another, to none, and from none to one; the transaction can be rolled back."""
     with tenancy.scope(KEY), atomic():
         USERS.create(email="new@x")
-        with tenancy.scope(OTHER), pytest.raises(PartitionError, match="is of pr-42, and is now used for pr-43"):
-            emails()
+        with tenancy.scope(OTHER):
+            with pytest.raises(PartitionError, match="is of pr-42, and is now used for pr-43"):
+                emails()
+            with connections[ALIAS].cursor() as cursor, pytest.raises(PartitionError):
+                cursor.execute("SAVEPOINT one; DELETE FROM users")
         with tenancy.scope(None), pytest.raises(PartitionError, match="is now used for the baseline"):
             emails()
         assert "new@x" in emails()

@@ -5,6 +5,7 @@ Django's connections, whose transactions run in the partition of the routing key
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ _INSIDE = "_tenancy_transaction"
 # While it is asked whether it may be one of a key; after an exception in the middle of that nobody knows.
 _ENTERING = Transaction(None, "")
 # What Django itself executes for atomic(), also after the work of a key within is over.
-_SAVEPOINTS = ("SAVEPOINT ", "RELEASE SAVEPOINT ", "ROLLBACK TO SAVEPOINT ")
+_SAVEPOINT = re.compile(r'(?:SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT) "?\w+"?')
 # What the drivers' cursors do past execute().
 _PAST = {"copy", "copy_expert", "copy_from", "copy_to", "stream", "callproc"}
 
@@ -121,7 +122,7 @@ class _Cover:
         if self.alone(connection):
             with atomic(using=connection.alias):
                 return self.executing(execute, sql, parameters, many, context)
-        inside = self.at_work(connection, passing=isinstance(sql, str) and sql.startswith(_SAVEPOINTS))
+        inside = self.at_work(connection, passing=isinstance(sql, str) and _SAVEPOINT.fullmatch(sql) is not None)
         try:
             return execute(sql, parameters, many, context)
         except DatabaseError as error:
