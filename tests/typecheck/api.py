@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tenancy
 from tenancy import testing
+from tenancy.data.postgresql import enter, enter_async
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -78,3 +79,9 @@ if TYPE_CHECKING:
     assert_type(testing.rabbitmq_message(b"", key="pr-42").answers, list[testing.Answer])
     testing.carrier("soap")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     testing.record_hops("pr-42")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+    assert_type(enter(object(), "pr-42", unknown="refuse", late="baseline"), bool)
+    enter(object(), unknown="wrong")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    async def entered() -> None:
+        assert_type(await enter_async(object()), bool)

@@ -112,6 +112,10 @@ CREATE VIEW paid AS SELECT o.id, u.email, o.amount FROM orders o JOIN users u ON
 CREATE VIEW paid_sums AS SELECT email, sum(amount) AS amount FROM paid GROUP BY email;
 CREATE VIEW grown AS SELECT id, email, age FROM users WHERE age >= 18;
 
+CREATE MATERIALIZED VIEW stored AS SELECT count(*) AS n FROM users;
+CREATE FUNCTION users_by_name(text) RETURNS SETOF users LANGUAGE sql STABLE AS 'SELECT * FROM public.users WHERE name = $1';
+CREATE FUNCTION how_many_users() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM users); END';
+
 -- Other modes.
 CREATE TABLE jobs (id bigserial PRIMARY KEY, payload jsonb NOT NULL, owner integer CONSTRAINT owner_of_job REFERENCES users ON DELETE CASCADE);
 CREATE TABLE job_runs (id serial PRIMARY KEY, job bigint NOT NULL CONSTRAINT run_of_job REFERENCES jobs ON DELETE CASCADE);

@@ -96,6 +96,10 @@ DIFFERENT: dict[str, tuple[list[str], Any]] = {
         [("c",)],
     ),
     "the sequence of a column": (["SELECT pg_get_serial_sequence('users', 'id')"], [(None,)]),
+    # Views and functions of the baseline.
+    "a materialized view": (["SELECT * FROM stored"], "42501"),
+    "a function with the name of a schema": (["SELECT * FROM users_by_name('Ada')"], "42501"),
+    "a function": (["DELETE FROM users WHERE id = 3", "SELECT how_many_users()"], [(2,)]),
     # Modes.
     "rows of a Rows table": (["SELECT title FROM tickets"], [("mine already",)]),
     "a new row of a Rows table": (["INSERT INTO tickets (title) VALUES ('new') RETURNING org"], [("pr-42",)]),
