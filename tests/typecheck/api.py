@@ -12,6 +12,7 @@ import redis.asyncio
 
 import tenancy
 from tenancy import testing
+from tenancy.data.postgresql import enter, enter_async
 from tenancy.data.redis import PartSize, RedisPartition
 
 if TYPE_CHECKING:
@@ -102,3 +103,8 @@ if TYPE_CHECKING:
     DatabasePerKey(providers[0], unknown="refuse")
     DatabasePerKey(providers[0], unknown="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     DatabasePerKey("postgresql://host")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(enter(object(), "pr-42", unknown="refuse", late="baseline"), bool)
+    enter(object(), unknown="wrong")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    async def entered() -> None:
+        assert_type(await enter_async(object()), bool)

@@ -67,6 +67,7 @@ CREATE TABLE handles (id serial PRIMARY KEY, handle text, active boolean NOT NUL
 CREATE UNIQUE INDEX handle_in_any_case ON handles (lower(handle)) WHERE active;
 CREATE INDEX handle_of_region ON handles (region, lower(handle)) INCLUDE (number) WHERE region <> 'x';
 CREATE TABLE later_unique (id serial PRIMARY KEY, rank integer, CONSTRAINT rank_later UNIQUE (rank) DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE ended_unique (id serial PRIMARY KEY, rank integer CONSTRAINT rank_ended UNIQUE DEFERRABLE);
 
 -- References to oneself, and round.
 CREATE TABLE tree (
@@ -111,6 +112,10 @@ CREATE TABLE events_2026 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO (
 CREATE VIEW paid AS SELECT o.id, u.email, o.amount FROM orders o JOIN users u ON u.id = o.user_id WHERE o.status = 'paid';
 CREATE VIEW paid_sums AS SELECT email, sum(amount) AS amount FROM paid GROUP BY email;
 CREATE VIEW grown AS SELECT id, email, age FROM users WHERE age >= 18;
+
+CREATE MATERIALIZED VIEW stored AS SELECT count(*) AS n FROM users;
+CREATE FUNCTION users_by_name(text) RETURNS SETOF users LANGUAGE sql STABLE AS 'SELECT * FROM public.users WHERE name = $1';
+CREATE FUNCTION how_many_users() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM users); END';
 
 -- Other modes.
 CREATE TABLE jobs (id bigserial PRIMARY KEY, payload jsonb NOT NULL, owner integer CONSTRAINT owner_of_job REFERENCES users ON DELETE CASCADE);
@@ -158,6 +163,7 @@ INSERT INTO always (note) VALUES ('one'), ('two');
 INSERT INTO computed (price, count) VALUES (2, 3), (5, 2);
 INSERT INTO handles (handle, active, region, number) VALUES ('Ada', true, 'eu', 1), ('ada', false, 'eu', 2), ('Bob', true, 'us', NULL);
 INSERT INTO later_unique (rank) VALUES (1), (2), (3);
+INSERT INTO ended_unique (rank) VALUES (1), (2), (3);
 INSERT INTO tree (parent, label, friend) VALUES (NULL, 'root', NULL), (1, 'left', 1), (1, 'right', 2), (2, 'leaf', 3);
 BEGIN; INSERT INTO hen VALUES (1, 1); INSERT INTO egg VALUES (1, 1); COMMIT;
 INSERT INTO parent SELECT n, chr(96 + n) FROM generate_series(1, 6) n;

@@ -89,6 +89,7 @@ DIFFERENT: dict[str, tuple[list[str], Any]] = {
     "a name with a schema": (["SELECT * FROM public.users"], "42501"),
     "a name with a schema, of another one": (["DELETE FROM sales.lines"], "42501"),
     "a column set to its default that is generated": (["UPDATE users SET shout = DEFAULT"], "428C9"),
+    "a unique constraint that is checked when the statement ends": (["UPDATE ended_unique SET rank = rank + 1"], "23505"),
     # What is let pass that the baseline refuses.
     "a number for GENERATED ALWAYS": (["INSERT INTO always (id, note) VALUES (77, 'x') RETURNING id"], [(77,)]),
     "a row for which there is no partition": (
@@ -96,6 +97,10 @@ DIFFERENT: dict[str, tuple[list[str], Any]] = {
         [("c",)],
     ),
     "the sequence of a column": (["SELECT pg_get_serial_sequence('users', 'id')"], [(None,)]),
+    # Views and functions of the baseline.
+    "a materialized view": (["SELECT * FROM stored"], "42501"),
+    "a function with the name of a schema": (["SELECT * FROM users_by_name('Ada')"], "42501"),
+    "a function": (["DELETE FROM users WHERE id = 3", "SELECT how_many_users()"], [(2,)]),
     # Modes.
     "rows of a Rows table": (["SELECT title FROM tickets"], [("mine already",)]),
     "a new row of a Rows table": (["INSERT INTO tickets (title) VALUES ('new') RETURNING org"], [("pr-42",)]),

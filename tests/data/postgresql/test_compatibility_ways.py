@@ -178,6 +178,13 @@ def test_sql_as_text(way: Way) -> None:
         way.raw("UPDATE users SET name = 'All'")
         assert way.raw("SELECT DISTINCT name FROM users") == [("All",)]
         assert way.raw("SELECT email, amount::int FROM paid ORDER BY email") == [("ada@x", 10), ("bob@x", 30)]
+    for refused, hint in (
+        ("SELECT id, email FROM users GROUP BY id", "name them all in GROUP BY"),
+        ("SELECT id FROM users FOR SHARE", "would lock nothing"),
+    ):
+        error = way.errors if isinstance(way, Psycopg) else PartitionError
+        with pytest.raises(error, match=None if isinstance(way, Psycopg) else hint), way.work(KEY):
+            way.raw(refused)
     for statement in ("SELECT * FROM public.users", "DELETE FROM public.users", "TRUNCATE public.users"):
         with pytest.raises((PartitionError, way.errors), match="permission denied"), way.work(KEY):
             way.raw(statement)

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import FieldDoesNotExist
-from django.db import IntegrityError, OperationalError, connections, transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, connections, transaction
 from django.db.models import Count, F, Value
 from django.db.models.functions import Lower, Upper
 
@@ -41,7 +42,7 @@ def where(postgresql: str) -> Iterator[Place]:
 @pytest.fixture
 def plain(where: Place) -> Iterator[Place]:
     """Django connected to it, and the baseline as it was when the test is over."""
-    connect(ALIAS, where.application)
+    connect(ALIAS, where.application, TEST_OWNER=where.owner)
     try:
         with unchanged(where):
             yield where
@@ -137,8 +138,11 @@ def test_a_change_of_key_within_a_transaction_is_refused(covered: Place) -> None
     """From one key to another, to none, and from none to one; the transaction can be rolled back."""
     with tenancy.scope(KEY), atomic():
         USERS.create(email="new@x")
-        with tenancy.scope(OTHER), pytest.raises(PartitionError, match="is of pr-42, and is now used for pr-43"):
-            emails()
+        with tenancy.scope(OTHER):
+            with pytest.raises(PartitionError, match="is of pr-42, and is now used for pr-43"):
+                emails()
+            with connections[ALIAS].cursor() as cursor, pytest.raises(PartitionError):
+                cursor.execute("SAVEPOINT one; DELETE FROM users")
         with tenancy.scope(None), pytest.raises(PartitionError, match="is now used for the baseline"):
             emails()
         assert "new@x" in emails()
@@ -277,6 +281,27 @@ def test_many_to_many_and_sessions_way_to_write(covered: Place) -> None:
         assert Handle.objects.using(ALIAS).filter(handle="ADA").count() == 1
         Handle.objects.using(ALIAS).bulk_create([Handle(handle=Lower(Value("BOB")))], ignore_conflicts=True)
         assert not Handle.objects.using(ALIAS).filter(handle="bob").exists()
+
+
+def test_a_connection_that_is_lost(covered: Place) -> None:
+    """The error is the driver's, and the next transaction has a new connection, which enters as well."""
+    with tenancy.scope(KEY):
+        with pytest.raises((OperationalError, InterfaceError)), atomic():
+            _killed()
+        with atomic():
+            USERS.create(email="after@x")
+        with connections[ALIAS].cursor() as cursor:
+            connections[ALIAS].close()
+            with pytest.raises((OperationalError, InterfaceError)):
+                cursor.execute("SELECT 1")
+    assert emails() == BASELINE
+
+
+def _killed() -> None:
+    process = connections[ALIAS].connection.info.backend_pid
+    with psycopg.connect(connections[ALIAS].settings_dict["TEST_OWNER"], autocommit=True) as owner:
+        owner.execute("SELECT pg_terminate_backend(%s)", (process,))
+    emails()
 
 
 def test_sql_that_ends_the_transaction(covered: Place) -> None:
@@ -425,6 +450,19 @@ def test_keys_without_a_partition(plain: Place, monkeypatch: pytest.MonkeyPatch)
             emails()
     with tenancy.scope(KEY), atomic():
         assert emails() == BASELINE
+
+
+def test_a_database_that_is_not_prepared(plain: Place, postgresql: str) -> None:
+    """The error says what to call, and the connection can be used."""
+    connect(SECOND, postgresql)
+    hook.cover(SECOND)
+    try:
+        with tenancy.scope(KEY), pytest.raises(ConfigurationError, match=r"install\(\) once"), transaction.atomic(using=SECOND):
+            raise AssertionError("refused before")
+        with connections[SECOND].cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        disconnect(SECOND)
 
 
 def test_what_cannot_be_covered(plain: Place, tenancy_settings: Configure) -> None:

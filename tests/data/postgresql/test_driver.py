@@ -143,6 +143,20 @@ def test_a_change_of_key(connection: Any) -> None:
     assert enter(connection, OTHER)
 
 
+def test_a_transaction_that_has_written_already(where: Place) -> None:
+    """It has an owner, the baseline; one that has only read may become a key's."""
+    with psycopg.connect(where.application) as connection:
+        connection.execute("SELECT count(*) FROM users")
+        assert enter(connection, KEY)
+        connection.execute("UPDATE users SET name = 'x'")
+        assert enter(connection, KEY)
+        connection.rollback()
+        connection.execute("UPDATE users SET name = 'x'")
+        with pytest.raises(PartitionError, match="has written to the baseline's tables already"):
+            enter(connection, KEY)
+        connection.rollback()
+
+
 def test_a_transaction_that_has_failed(where: Place) -> None:
     """It is said to be one."""
     with psycopg.connect(where.application) as connection:
@@ -206,6 +220,23 @@ def test_switched_off(where: Place, tenancy_settings: Configure) -> None:
     with psycopg.connect(where.application) as connection:
         assert enter(connection, KEY) is False
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+def test_a_database_that_is_not_prepared(where: Place, postgresql: str) -> None:
+    """The error says what to call: for the database, or for the role."""
+    with psycopg.connect(postgresql) as connection, pytest.raises(ConfigurationError, match=r"install\(\) once"):
+        enter(connection, KEY)
+    with psycopg.connect(where.owner, autocommit=True) as owner:
+        owner.execute("CREATE ROLE compat_stranger LOGIN")
+    try:
+        with (
+            psycopg.connect(where.application.replace("compat_app", "compat_stranger")) as connection,
+            pytest.raises(ConfigurationError, match="grant_to"),
+        ):
+            enter(connection, KEY)
+    finally:
+        with psycopg.connect(where.owner, autocommit=True) as owner:
+            owner.execute("DROP ROLE compat_stranger")
 
 
 # In asyncio

@@ -5,6 +5,7 @@ Django's connections, whose transactions run in the partition of the routing key
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from ._django_inserts import inserting
 from ._django_locks import lockable, locking
 from .overlays import Known, Overlay, escaped
 from .registry import entering
-from .transaction import BASELINE, Policies, Policy, Transaction, advice
+from .transaction import BASELINE, Policies, Policy, Transaction, advice, entering_failed
 
 with extra("django", "django"):
     from django.db import connections
@@ -37,7 +38,7 @@ _INSIDE = "_tenancy_transaction"
 # While it is asked whether it may be one of a key; after an exception in the middle of that nobody knows.
 _ENTERING = Transaction(None, "")
 # What Django itself executes for atomic(), also after the work of a key within is over.
-_SAVEPOINTS = ("SAVEPOINT ", "RELEASE SAVEPOINT ", "ROLLBACK TO SAVEPOINT ")
+_SAVEPOINT = re.compile(r'(?:SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT) "?\w+"?')
 # What the drivers' cursors do past execute().
 _PAST = {"copy", "copy_expert", "copy_from", "copy_to", "stream", "callproc"}
 
@@ -121,7 +122,7 @@ class _Cover:
         if self.alone(connection):
             with atomic(using=connection.alias):
                 return self.executing(execute, sql, parameters, many, context)
-        inside = self.at_work(connection, passing=isinstance(sql, str) and sql.startswith(_SAVEPOINTS))
+        inside = self.at_work(connection, passing=isinstance(sql, str) and _SAVEPOINT.fullmatch(sql) is not None)
         try:
             return execute(sql, parameters, many, context)
         except DatabaseError as error:
@@ -168,7 +169,7 @@ class _Cover:
         Return whether a statement would be its own transaction, and is to be given one.
         """
         raw = connection.connection
-        return self._outside == "transaction" and raw.autocommit and _idle(raw) and routing_key() is not None
+        return self._outside == "transaction" and routing_key() is not None and raw is not None and raw.autocommit and _idle(raw)
 
     def at_work(self, connection: Any, *, passing: bool = False) -> Transaction:
         """
@@ -179,7 +180,7 @@ class _Cover:
             passing: Whether what comes next is no work of anybody.
         """
         raw, key = connection.connection, routing_key()
-        status = int(raw.info.transaction_status)
+        status = _UNKNOWN if raw is None else int(raw.info.transaction_status)
         if status == _UNKNOWN:  # it is closed, and nothing can be done on it
             return BASELINE
         if status == _IDLE:
@@ -194,7 +195,8 @@ class _Cover:
                 )
             else:
                 setattr(connection, _INSIDE, _ENTERING)
-                answer = _asked(connection, entering(key))
+                with entering_failed():
+                    answer = _asked(connection, entering(key))
                 setattr(connection, _INSIDE, None)
                 found = self._policies.settled(key, answer)
             setattr(connection, _INSIDE, found)

@@ -12,7 +12,7 @@ from ...context import routing_key
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from .registry import entering
-from .transaction import Policies, Policy
+from .transaction import Policies, Policy, entering_failed
 
 __all__ = ["enter", "enter_async"]
 
@@ -37,7 +37,7 @@ def enter(connection: Any, key: str | None = None, *, unknown: Policy = "baselin
 
     Raises:
         PartitionError: If no transaction is open, it is in another key's partition, or the key is refused.
-        ConfigurationError: If an argument cannot be used.
+        ConfigurationError: If an argument cannot be used, or the database was not prepared.
         InvalidRoutingKeyError: If the key is none.
         IdentityError: If tenancy is switched off in a sandbox.
     """
@@ -53,7 +53,8 @@ def enter(connection: Any, key: str | None = None, *, unknown: Policy = "baselin
     _refuse_outside(connection, found)
     cursor = connection.cursor(**_tuples(connection))
     try:
-        cursor.execute(entering(found))
+        with entering_failed():
+            cursor.execute(entering(found))
         row = cursor.fetchone()
     finally:
         cursor.close()
@@ -75,7 +76,7 @@ async def enter_async(connection: Any, key: str | None = None, *, unknown: Polic
 
     Raises:
         PartitionError: If no transaction is open, it is in another key's partition, or the key is refused.
-        ConfigurationError: If an argument cannot be used.
+        ConfigurationError: If an argument cannot be used, or the database was not prepared.
         InvalidRoutingKeyError: If the key is none.
         IdentityError: If tenancy is switched off in a sandbox.
     """
@@ -91,11 +92,13 @@ async def enter_async(connection: Any, key: str | None = None, *, unknown: Polic
     if asyncpg:
         if not connection.is_in_transaction():
             raise _outside(found, "async with connection.transaction()")
-        answer = str(await connection.fetchval(entering(found)))
+        with entering_failed():
+            answer = str(await connection.fetchval(entering(found)))
     else:
         _refuse_outside(connection, found)
         async with connection.cursor(**_tuples(connection)) as cursor:
-            await cursor.execute(entering(found))
+            with entering_failed():
+                await cursor.execute(entering(found))
             answer = _first(await cursor.fetchone())
     return policies.settled(found, answer).revision is not None
 

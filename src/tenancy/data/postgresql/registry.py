@@ -96,6 +96,7 @@ DECLARE
   inside text := coalesce(current_setting('{SETTING}', true), '');
 BEGIN
   IF inside NOT IN ('', routing_key) THEN RETURN 'inside ' || inside; END IF;
+  IF inside = '' AND pg_current_xact_id_if_assigned() IS NOT NULL THEN RETURN 'begun'; END IF;
   IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
     IF NOT pg_try_advisory_xact_lock_shared(hashtextextended('tenancy.' || routing_key, 0)) THEN
       RAISE EXCEPTION 'could not serialize access to the partition of %, which is being changed or dropped', routing_key
@@ -151,7 +152,8 @@ def allowed(connection: Connection) -> None:
 def entering(key: RoutingKey) -> str:
     """
     Return the statement by which a transaction enters a key's partition. It returns the partition's state, with its revision where that is
-    ``ready``; ``unknown``; or ``inside``, and whose, where the transaction is in another one.
+    ``ready``; ``unknown``; ``inside``, and whose, where the transaction is in another one; or ``begun``, where
+    it has written already.
 
     Args:
         key: The routing key, which has no character that would need a quote.

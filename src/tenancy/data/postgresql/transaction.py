@@ -4,14 +4,15 @@ Whose a transaction is, what becomes of a key without a partition, and what to d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from ...observe import count
 
-__all__ = ["BASELINE", "Policies", "Policy", "Transaction", "advice"]
+__all__ = ["BASELINE", "Policies", "Policy", "Transaction", "advice", "entering_failed"]
 
 #: What becomes of work whose key has no partition: it is the baseline's, or it is refused.
 Policy = Literal["baseline", "refuse"]
@@ -86,6 +87,10 @@ class Policies:
             return Transaction(key, revision)
         if state == "inside":
             raise PartitionError(f"this transaction is of {revision}, and cannot become one of {key}: end it first")
+        if state == "begun":
+            raise PartitionError(
+                f"this transaction has written to the baseline's tables already, so it cannot become one of {key}: enter before all else"
+            )
         if state == "gone":
             raise PartitionError(
                 f"a schema of the partition of {key} is gone, which somebody has dropped: call refresh({str(key)!r})"
@@ -126,3 +131,34 @@ def advice(state: str | None, message: str, upsert: str) -> str | None:
     if found is None or (state == _LOCKS and "FOR " not in message) or (state == _GROUPS and "GROUP BY" not in message):
         return None
     return f"{message.splitlines()[0] if message else state}: {found.format(upsert=upsert)}"
+
+
+_PREPARE = "the database is not prepared for partitions: call PostgresIsolation.install() once"
+_SETUP: Mapping[str, str] = {
+    "3F000": _PREPARE,
+    "42883": _PREPARE,
+    "42501": "this role may not become the one that statements of a key are run by: call PostgresIsolation.install(grant_to=[...]) with it",
+}
+
+
+@contextlib.contextmanager
+def entering_failed() -> Iterator[None]:
+    """
+    Say, of an error of the server's while a transaction enters a partition, what was not prepared.
+
+    Raises:
+        ConfigurationError: If the database was not prepared by `PostgresIsolation.install`, or not for this role.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Django's errors have the driver's as their cause.
+        driver = error if _state(error) else error.__cause__
+        text = _SETUP.get(_state(driver) or "")
+        if text is None:
+            raise
+        raise ConfigurationError(f"{str(driver).splitlines()[0]}: {text}") from error
+
+
+def _state(error: BaseException | None) -> str | None:
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
