@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import tenancy
 from tenancy.data.postgresql import PostgresIsolation, cover, uncover
-from tenancy.errors import PartitionError
-from tests.data.postgresql.isolated import address_of, options, own_database, run
+from tenancy.errors import ConfigurationError, PartitionError
+from tests.data.postgresql.isolated import OWNER, address_of, options, own_database, run
 
 pytestmark = pytest.mark.service
 
@@ -318,7 +319,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 def test_a_migration_that_cannot_be_followed_fails_as_a_whole(shop: Shop, change: str) -> None:
     before = shop.structure(KEY), shop.baseline(), shop.keyed("SELECT * FROM people ORDER BY id")
     statements, match = REFUSED[change]
-    with pytest.raises((PartitionError, tenancy.errors.ConfigurationError), match=match):
+    with pytest.raises((PartitionError, ConfigurationError), match=match):
         shop.migrate(*statements)
     assert (shop.structure(KEY), shop.baseline(), shop.keyed("SELECT * FROM people ORDER BY id")) == before
     assert shop.problems() == []
@@ -395,6 +396,55 @@ def test_keys_wait_for_a_migration_and_find_its_result(shop: Shop) -> None:
         connection.exec_driver_sql("ALTER TABLE people ADD added integer DEFAULT 5")
     thread.join(20)
     assert found == [[(5,)]]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_a_migration_by_an_asyncio_engine(shop: Shop, driver: str) -> None:
+    engine = create_async_engine(make_url(shop.url).set(drivername=f"postgresql+{driver}"))
+
+    def migrate(connection: Connection) -> None:
+        with shop.isolation.migration(connection):
+            connection.exec_driver_sql("ALTER TABLE people ADD added integer DEFAULT 5")
+
+    async with engine.begin() as connection:
+        if driver == "asyncpg":
+            with pytest.raises(ConfigurationError, match="this connection is by asyncpg, which executes one statement at a time"):
+                await connection.run_sync(migrate)
+        else:
+            await connection.run_sync(migrate)
+            await connection.commit()
+    await engine.dispose()
+    assert shop.problems() == []
+    added = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'people' AND column_name = 'added'"
+    assert shop.keyed(added) == [(1 if driver == "psycopg" else 0,)]
+
+
+def test_what_a_superuser_has_made_the_owner_of_the_tables_can_migrate_and_drop(shop: Shop) -> None:
+    superuser = create_engine(make_url(shop.url).set(username="postgres"))
+    other = PostgresIsolation(superuser, MODES, schemas=SCHEMAS)
+    other.create("pr-3")
+    shop.migrate("ALTER TABLE people ADD added integer")
+    with other.migration() as connection:
+        connection.exec_driver_sql("CREATE TABLE made (id integer PRIMARY KEY)")
+        connection.exec_driver_sql(f"ALTER TABLE made OWNER TO {OWNER}")
+    shop.migrate("ALTER TABLE made ADD added integer", "ALTER TABLE people DROP added")
+    assert shop.problems() == []
+    shop.isolation.refresh("pr-3")
+    shop.isolation.drop("pr-3")
+    superuser.dispose()
+
+
+def test_a_role_that_partitions_do_not_belong_to_is_told_so(shop: Shop, unique: str) -> None:
+    superuser = create_engine(make_url(shop.url).set(username="postgres"))
+    run(superuser, f"CREATE ROLE {unique} LOGIN")
+    stranger = create_engine(make_url(shop.url).set(username=unique))
+    isolation = PostgresIsolation(stranger, MODES, schemas=SCHEMAS)
+    for call in (lambda: isolation.create("pr-3"), lambda: isolation.drop(KEY), isolation.detach, isolation.attach):
+        with pytest.raises(ConfigurationError, match=f"belongs to {OWNER}, and {unique} is no member of that role"):
+            call()
+    stranger.dispose()
+    run(superuser, f"DROP ROLE {unique}")
+    superuser.dispose()
 
 
 # Alembic.
@@ -481,3 +531,25 @@ def test_an_upgrade_of_alembic_that_a_partition_cannot_follow_has_not_happened(s
         command.upgrade(alembic, "head")
     assert (shop.structure(KEY), shop.baseline()) == before
     assert run(shop.owner, "SELECT to_regclass('alembic_version')") == [(None,)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_upgrade_of_alembic_with_a_block_in_autocommit(shop: Shop, alembic: Config, fails: bool) -> None:
+    place = Path(str(alembic.get_main_option("script_location")))
+    upgrade = """with op.get_context().autocommit_block():
+        op.create_index("concurrent", "people", ["age"], postgresql_concurrently=True)
+    op.execute("SELECT 1 / %d")"""
+    text = REVISION.format(this="4", before="3", upgrade=upgrade % (0 if fails else 1), downgrade="pass")
+    (place / "versions" / "4.py").write_text(text)
+    if fails:
+        with pytest.raises(DBAPIError, match="division by zero"):
+            command.upgrade(alembic, "head")
+        assert [re.sub(" and .*", "", problem) for problem in shop.problems()] == ["the partition of pr-1 is detached,"]
+        with pytest.raises(PartitionError, match="is detached"):
+            shop.keyed("SELECT 1")
+        shop.isolation.attach()
+    else:
+        command.upgrade(alembic, "head")
+    assert shop.problems() == []
+    assert run(shop.owner, "SELECT count(*) FROM pg_indexes WHERE indexname = 'concurrent'") == [(2,)]
+    assert shop.keyed("SELECT name, email FROM people WHERE id IN (1, 101) ORDER BY id") == [("mine", None), ("own", None)]

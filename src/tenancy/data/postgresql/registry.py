@@ -31,6 +31,7 @@ __all__ = [
     "lock",
     "lock_all",
     "lock_rights",
+    "owner_of",
     "read",
     "write",
 ]
@@ -131,18 +132,33 @@ def allowed(connection: Connection) -> None:
     Raises:
         ConfigurationError: If it may not; the message names the right, or the role.
     """
-    owner, mine, may, me, database = connection.exec_driver_sql(
-        "SELECT pg_get_userbyid(nspowner), pg_has_role(nspowner, 'USAGE'), has_database_privilege(current_database(), 'CREATE'), "
-        "current_user, quote_ident(current_database()) FROM (VALUES (1)) one LEFT JOIN pg_namespace ON nspname = %(schema)s",
-        {"schema": SCHEMA},
+    owner_of(connection)
+    may, me, database = connection.exec_driver_sql(
+        "SELECT has_database_privilege(current_database(), 'CREATE'), current_user, quote_ident(current_database())"
     ).one()
-    if owner is not None and not mine:
+    if not may:
+        raise ConfigurationError(f"{me} may not make schemas in this database: GRANT CREATE ON DATABASE {database} TO {quoted(me)}")
+
+
+def owner_of(connection: Connection) -> str | None:
+    """
+    Return the role that the register belongs to, and with it the partitions; None: there is none.
+
+    Raises:
+        ConfigurationError: If the role of the connection is no member of it.
+    """
+    row = connection.exec_driver_sql(
+        f"SELECT pg_get_userbyid(nspowner)::text, pg_has_role(nspowner, 'USAGE'), current_user FROM pg_namespace WHERE nspname = '{SCHEMA}'"
+    ).first()
+    if row is None:
+        return None
+    owner, mine, me = row
+    if not mine:
         raise ConfigurationError(
             f"the schema {SCHEMA} of this database belongs to {owner}, and {me} is no member of that role: "
             f"give an engine of {owner} as admin="
         )
-    if not may:
-        raise ConfigurationError(f"{me} may not make schemas in this database: GRANT CREATE ON DATABASE {database} TO {quoted(me)}")
+    return str(owner)
 
 
 def entering(key: RoutingKey) -> str:
