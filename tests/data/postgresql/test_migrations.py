@@ -71,8 +71,10 @@ class Shop:
         self.owner = create_engine(self.url, **options(address))
         self.covered = create_engine(self.url, **options(address))
         cover(self.covered)
-        run(self.owner, *SHOP.split(";\n"))
         self.isolation = PostgresIsolation(self.owner, MODES, schemas=SCHEMAS)
+
+    def fill(self) -> None:
+        run(self.owner, *SHOP.split(";\n"))
         self.isolation.install()
         self.isolation.create(KEY)
         self.keyed(*WORK)
@@ -132,9 +134,19 @@ SELECT c.relname, a::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relna
 }
 
 
-@pytest.fixture
-def shop(postgresql: str) -> Iterator[Shop]:
+@pytest.fixture(scope="module")
+def template(postgresql: str) -> Iterator[str]:
+    """A database with a shop, to make others after."""
     with own_database(postgresql) as name:
+        made = Shop(postgresql, name)
+        made.fill()
+        made.close()
+        yield name
+
+
+@pytest.fixture
+def shop(postgresql: str, template: str) -> Iterator[Shop]:
+    with own_database(postgresql, template) as name:
         made = Shop(postgresql, name)
         yield made
         made.close()
