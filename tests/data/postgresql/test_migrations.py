@@ -398,6 +398,33 @@ def test_what_comes_after_a_migration_in_its_transaction_is_on_the_path_it_was(s
     assert shop.problems() == []
 
 
+def test_another_session_s_way_of_writing_is_no_drift_and_types_change_by_it(shop: Shop) -> None:
+    shop.migrate(
+        """ALTER TABLE people ADD born timestamptz DEFAULT '2020-02-03 04:05+06', ADD met timestamp DEFAULT '2020-02-03 04:05',
+        ADD span interval DEFAULT '1 year 2 days', ADD raw bytea DEFAULT '\\x0102', ADD share float8 DEFAULT 0.1 + 0.2"""
+    )
+    shop.keyed("INSERT INTO people (id, name) VALUES (103, 'late')")
+    odd = create_engine(
+        shop.url,
+        connect_args={
+            "options": "-ctimezone=Asia/Tokyo -cdatestyle=ISO,DMY -cintervalstyle=iso_8601 -cbytea_output=escape -cextra_float_digits=-3 "
+            "-cquote_all_identifiers=on"
+        },
+    )
+    other = PostgresIsolation(odd, MODES, schemas=SCHEMAS)
+    assert [problem.text for problem in other.check()] == []
+    with other.migration() as connection:
+        connection.exec_driver_sql("ALTER TABLE people ALTER met TYPE timestamptz")
+        assert connection.exec_driver_sql("SHOW timezone").scalar() == "Asia/Tokyo"
+    assert shop.problems() == [problem.text for problem in other.check()] == []
+    # As in the baseline, by the time zone of who migrates.
+    assert shop.keyed("SELECT DISTINCT met = '2020-02-03 04:05+09' FROM people") == [(True,)]
+    shop.isolation.create(FRESH)
+    followed, fresh = shop.structure(KEY), shop.structure(FRESH)
+    assert followed == fresh
+    odd.dispose()
+
+
 def test_keys_wait_for_a_migration_and_find_its_result(shop: Shop) -> None:
     import threading
 
