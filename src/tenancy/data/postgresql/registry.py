@@ -91,6 +91,7 @@ def install(keyed: str) -> Iterator[str]:
     # The lock is held to the end of the transaction, and whoever drops the partition waits for it. Where all statements see what was
     # committed before the first of them, one that had to wait would see the partition as it was before it was dropped or changed.
     # A schema that is not there is left out of a path in silence; whether it is, is asked of what is committed now.
+    # What the session had on its path stays behind the partition: the schema of an extension, say, whose functions queries use.
     yield f"""CREATE OR REPLACE FUNCTION {SCHEMA}.enter(routing_key text) RETURNS text LANGUAGE plpgsql AS $tenancy$
 DECLARE p record;
 BEGIN
@@ -106,7 +107,8 @@ BEGIN
   IF NOT FOUND THEN RETURN 'unknown'; END IF;
   IF p.state = 'ready' THEN
     IF EXISTS (SELECT FROM jsonb_each_text(p.schemas) s WHERE to_regnamespace(quote_ident(s.value)) IS NULL) THEN RETURN 'gone'; END IF;
-    PERFORM set_config('role', p.role, true), set_config('search_path', p.path, true), set_config('{SETTING}', routing_key, true);
+    PERFORM set_config('search_path', p.path || coalesce(', ' || nullif(current_setting('search_path'), ''), ''), true);
+    PERFORM set_config('role', p.role, true), set_config('{SETTING}', routing_key, true);
     RETURN 'ready ' || p.revision;
   END IF;
   RETURN p.state;
