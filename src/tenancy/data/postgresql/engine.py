@@ -55,6 +55,12 @@ _HINTS: Mapping[str, str] = {
     "sqlalchemy.dialects.postgresql.insert, or use mode copy for that table",
     "42501": "work with a routing key can read and change only its partition: leave the schema out of the name, or give the table a mode",
 }
+# What the statement that enters a partition is refused by, where the fault is not in the work.
+_SETUP: Mapping[str, str] = {
+    "3F000": "the database is not prepared for partitions: call PostgresIsolation.install() once",
+    "42883": "the database is not prepared for partitions: call PostgresIsolation.install() once",
+    "42501": "this role may not become the one that statements of a key are run by: call PostgresIsolation.install(grant_to=[...]) with it",
+}
 
 
 def cover(
@@ -217,20 +223,14 @@ class _Cover:
             raise PartitionError(f"{str(original).splitlines()[0]}: {hint}") from original
 
 
-# What the statement that enters a partition is refused by, where the fault is not in the work.
-_SETUP: Mapping[str, str] = {
-    "3F000": "the database is not prepared for partitions: call PostgresIsolation.install() once",
-    "42883": "the database is not prepared for partitions: call PostgresIsolation.install() once",
-    "42501": "this role may not become the one that statements of a key are run by: call PostgresIsolation.install(grant_to=[...]) with it",
-}
-
 _covered: dict[Engine, _Cover] = {}
 
 
 def _answer(connection: Connection, sql: str) -> str:
     # By the driver's own cursor, which takes half the time that SQLAlchemy adds to a statement.
-    cursor: Any = connection.connection.cursor()
+    cursor: Any = None
     try:
+        cursor = connection.connection.cursor()
         cursor.execute(sql)
         answer = str(cursor.fetchone()[0])
         cursor.close()
