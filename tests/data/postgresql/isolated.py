@@ -31,16 +31,20 @@ def address_of(address: str, database: str, *, user: str = OWNER, driver: str = 
 
 
 @contextmanager
-def own_database(address: str) -> Iterator[str]:
+def own_database(address: str, template: str = "template1") -> Iterator[str]:
     """
     Make a database, owned by a role that is no superuser and may make roles; yield its name, and drop it.
+
+    Args:
+        address: The server's address.
+        template: The database that it is made after, to which nobody is connected.
     """
     name = f"t{uuid4().hex[:11]}"
     admin = create_engine(address_of(address, "postgres", user="postgres"), isolation_level="AUTOCOMMIT", **options(address))
     with admin.connect() as connection:
         if connection.exec_driver_sql(f"SELECT FROM pg_roles WHERE rolname = '{OWNER}'").first() is None:
             connection.exec_driver_sql(f"CREATE ROLE {OWNER} LOGIN CREATEROLE")
-        connection.exec_driver_sql(f"CREATE DATABASE {name} OWNER {OWNER}")
+        connection.exec_driver_sql(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {template}")
     superuser = create_engine(address_of(address, name, user="postgres"), **options(address))
     with superuser.begin() as connection:
         connection.exec_driver_sql(f"ALTER SCHEMA public OWNER TO {OWNER}")

@@ -222,6 +222,7 @@ def test_a_role_that_may_too_much_is_refused_by_install_and_found_by_check(
             "GRANT SELECT ON orders TO PUBLIC",
             "may read public.orders of the baseline, .*: REVOKE SELECT ON public.orders FROM PUBLIC",
         ),
+        ("GRANT SELECT ON paid TO PUBLIC", "REVOKE SELECT ON public.paid FROM PUBLIC"),
         ("GRANT SELECT (status) ON orders TO PUBLIC", r"REVOKE SELECT \(status\) ON public.orders FROM PUBLIC"),
         ("GRANT CREATE ON SCHEMA public TO PUBLIC", "REVOKE CREATE ON SCHEMA public FROM PUBLIC"),
         (
@@ -233,6 +234,7 @@ def test_a_role_that_may_too_much_is_refused_by_install_and_found_by_check(
 def test_what_opens_the_baseline_to_everybody_is_found_by_check(
     shop: PostgresIsolation, owner: Engine, opened: str, match: str
 ) -> None:
+    run(owner, "CREATE VIEW paid AS SELECT id FROM orders WHERE status = 'paid'")
     shop.create("pr-1")
     run(owner, "GRANT SELECT ON countries TO PUBLIC")  # is readonly: all may read it
     assert texts(shop) == []
@@ -326,6 +328,34 @@ def test_a_partition_lives_by_every_driver_that_can_make_it(owner: Engine, postg
     covered.dispose()
     engine.dispose()
     run(owner, 'DROP OWNED BY "keyed_50%", "reader_50%"', 'DROP ROLE "keyed_50%", "reader_50%"')
+
+
+@pytest.mark.parametrize(("path", "found"), [("tools, public", 42), ("public", None), ("", None)])
+def test_what_the_session_had_on_its_path_stays_behind_the_partition(
+    shop: PostgresIsolation, owner: Engine, postgresql: str, name: str, path: str, found: int | None
+) -> None:
+    run(
+        owner,
+        "CREATE SCHEMA tools",
+        "GRANT USAGE ON SCHEMA tools TO PUBLIC",
+        "CREATE FUNCTION tools.answer() RETURNS integer LANGUAGE sql AS 'SELECT 42'",
+        "CREATE TABLE tools.orders (id integer)",
+        "CREATE TABLE tools.other (id integer)",
+    )
+    shop.create("pr-1")
+    engine = create_engine(address_of(postgresql, name), connect_args={"options": f"-csearch_path={path.replace(' ', '')}"})
+    cover(engine)
+    with tenancy.scope("pr-1"):
+        assert run(engine, "SELECT count(*) FROM orders") == [(3,)]
+        if found:
+            assert run(engine, "SELECT answer()") == [(found,)]
+            with pytest.raises(PartitionError, match="permission denied for table other"):
+                run(engine, "INSERT INTO other VALUES (1)")
+        else:
+            with pytest.raises(DBAPIError, match="does not exist"):
+                run(engine, "SELECT answer()")
+    uncover(engine)
+    engine.dispose()
 
 
 # Create.

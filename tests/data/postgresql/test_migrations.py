@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import tenancy
 from tenancy.data.postgresql import PostgresIsolation, cover, uncover
-from tenancy.errors import PartitionError
-from tests.data.postgresql.isolated import address_of, options, own_database, run
+from tenancy.errors import ConfigurationError, PartitionError
+from tests.data.postgresql.isolated import OWNER, address_of, options, own_database, run
 
 pytestmark = pytest.mark.service
 
@@ -70,8 +71,10 @@ class Shop:
         self.owner = create_engine(self.url, **options(address))
         self.covered = create_engine(self.url, **options(address))
         cover(self.covered)
-        run(self.owner, *SHOP.split(";\n"))
         self.isolation = PostgresIsolation(self.owner, MODES, schemas=SCHEMAS)
+
+    def fill(self) -> None:
+        run(self.owner, *SHOP.split(";\n"))
         self.isolation.install()
         self.isolation.create(KEY)
         self.keyed(*WORK)
@@ -131,9 +134,19 @@ SELECT c.relname, a::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relna
 }
 
 
-@pytest.fixture
-def shop(postgresql: str) -> Iterator[Shop]:
+@pytest.fixture(scope="module")
+def template(postgresql: str) -> Iterator[str]:
+    """A database with a shop, to make others after."""
     with own_database(postgresql) as name:
+        made = Shop(postgresql, name)
+        made.fill()
+        made.close()
+        yield name
+
+
+@pytest.fixture
+def shop(postgresql: str, template: str) -> Iterator[Shop]:
+    with own_database(postgresql, template) as name:
         made = Shop(postgresql, name)
         yield made
         made.close()
@@ -318,7 +331,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 def test_a_migration_that_cannot_be_followed_fails_as_a_whole(shop: Shop, change: str) -> None:
     before = shop.structure(KEY), shop.baseline(), shop.keyed("SELECT * FROM people ORDER BY id")
     statements, match = REFUSED[change]
-    with pytest.raises((PartitionError, tenancy.errors.ConfigurationError), match=match):
+    with pytest.raises((PartitionError, ConfigurationError), match=match):
         shop.migrate(*statements)
     assert (shop.structure(KEY), shop.baseline(), shop.keyed("SELECT * FROM people ORDER BY id")) == before
     assert shop.problems() == []
@@ -385,6 +398,33 @@ def test_what_comes_after_a_migration_in_its_transaction_is_on_the_path_it_was(s
     assert shop.problems() == []
 
 
+def test_another_session_s_way_of_writing_is_no_drift_and_types_change_by_it(shop: Shop) -> None:
+    shop.migrate(
+        """ALTER TABLE people ADD born timestamptz DEFAULT '2020-02-03 04:05+06', ADD met timestamp DEFAULT '2020-02-03 04:05',
+        ADD span interval DEFAULT '1 year 2 days', ADD raw bytea DEFAULT '\\x0102', ADD share float8 DEFAULT 0.1 + 0.2"""
+    )
+    shop.keyed("INSERT INTO people (id, name) VALUES (103, 'late')")
+    odd = create_engine(
+        shop.url,
+        connect_args={
+            "options": "-ctimezone=Asia/Tokyo -cdatestyle=ISO,DMY -cintervalstyle=iso_8601 -cbytea_output=escape -cextra_float_digits=-3 "
+            "-cquote_all_identifiers=on"
+        },
+    )
+    other = PostgresIsolation(odd, MODES, schemas=SCHEMAS)
+    assert [problem.text for problem in other.check()] == []
+    with other.migration() as connection:
+        connection.exec_driver_sql("ALTER TABLE people ALTER met TYPE timestamptz")
+        assert connection.exec_driver_sql("SHOW timezone").scalar() == "Asia/Tokyo"
+    assert shop.problems() == [problem.text for problem in other.check()] == []
+    # As in the baseline, by the time zone of who migrates.
+    assert shop.keyed("SELECT DISTINCT met = '2020-02-03 04:05+09' FROM people") == [(True,)]
+    shop.isolation.create(FRESH)
+    followed, fresh = shop.structure(KEY), shop.structure(FRESH)
+    assert followed == fresh
+    odd.dispose()
+
+
 def test_keys_wait_for_a_migration_and_find_its_result(shop: Shop) -> None:
     import threading
 
@@ -395,6 +435,55 @@ def test_keys_wait_for_a_migration_and_find_its_result(shop: Shop) -> None:
         connection.exec_driver_sql("ALTER TABLE people ADD added integer DEFAULT 5")
     thread.join(20)
     assert found == [[(5,)]]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_a_migration_by_an_asyncio_engine(shop: Shop, driver: str) -> None:
+    engine = create_async_engine(make_url(shop.url).set(drivername=f"postgresql+{driver}"))
+
+    def migrate(connection: Connection) -> None:
+        with shop.isolation.migration(connection):
+            connection.exec_driver_sql("ALTER TABLE people ADD added integer DEFAULT 5")
+
+    async with engine.begin() as connection:
+        if driver == "asyncpg":
+            with pytest.raises(ConfigurationError, match="this connection is by asyncpg, which executes one statement at a time"):
+                await connection.run_sync(migrate)
+        else:
+            await connection.run_sync(migrate)
+            await connection.commit()
+    await engine.dispose()
+    assert shop.problems() == []
+    added = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'people' AND column_name = 'added'"
+    assert shop.keyed(added) == [(1 if driver == "psycopg" else 0,)]
+
+
+def test_what_a_superuser_has_made_the_owner_of_the_tables_can_migrate_and_drop(shop: Shop) -> None:
+    superuser = create_engine(make_url(shop.url).set(username="postgres"))
+    other = PostgresIsolation(superuser, MODES, schemas=SCHEMAS)
+    other.create("pr-3")
+    shop.migrate("ALTER TABLE people ADD added integer")
+    with other.migration() as connection:
+        connection.exec_driver_sql("CREATE TABLE made (id integer PRIMARY KEY)")
+        connection.exec_driver_sql(f"ALTER TABLE made OWNER TO {OWNER}")
+    shop.migrate("ALTER TABLE made ADD added integer", "ALTER TABLE people DROP added")
+    assert shop.problems() == []
+    shop.isolation.refresh("pr-3")
+    shop.isolation.drop("pr-3")
+    superuser.dispose()
+
+
+def test_a_role_that_partitions_do_not_belong_to_is_told_so(shop: Shop, unique: str) -> None:
+    superuser = create_engine(make_url(shop.url).set(username="postgres"))
+    run(superuser, f"CREATE ROLE {unique} LOGIN")
+    stranger = create_engine(make_url(shop.url).set(username=unique))
+    isolation = PostgresIsolation(stranger, MODES, schemas=SCHEMAS)
+    for call in (lambda: isolation.create("pr-3"), lambda: isolation.drop(KEY), isolation.detach, isolation.attach):
+        with pytest.raises(ConfigurationError, match=f"belongs to {OWNER}, and {unique} is no member of that role"):
+            call()
+    stranger.dispose()
+    run(superuser, f"DROP ROLE {unique}")
+    superuser.dispose()
 
 
 # Alembic.
@@ -481,3 +570,25 @@ def test_an_upgrade_of_alembic_that_a_partition_cannot_follow_has_not_happened(s
         command.upgrade(alembic, "head")
     assert (shop.structure(KEY), shop.baseline()) == before
     assert run(shop.owner, "SELECT to_regclass('alembic_version')") == [(None,)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_upgrade_of_alembic_with_a_block_in_autocommit(shop: Shop, alembic: Config, fails: bool) -> None:
+    place = Path(str(alembic.get_main_option("script_location")))
+    upgrade = """with op.get_context().autocommit_block():
+        op.create_index("concurrent", "people", ["age"], postgresql_concurrently=True)
+    op.execute("SELECT 1 / %d")"""
+    text = REVISION.format(this="4", before="3", upgrade=upgrade % (0 if fails else 1), downgrade="pass")
+    (place / "versions" / "4.py").write_text(text)
+    if fails:
+        with pytest.raises(DBAPIError, match="division by zero"):
+            command.upgrade(alembic, "head")
+        assert [re.sub(" and .*", "", problem) for problem in shop.problems()] == ["the partition of pr-1 is detached,"]
+        with pytest.raises(PartitionError, match="is detached"):
+            shop.keyed("SELECT 1")
+        shop.isolation.attach()
+    else:
+        command.upgrade(alembic, "head")
+    assert shop.problems() == []
+    assert run(shop.owner, "SELECT count(*) FROM pg_indexes WHERE indexname = 'concurrent'") == [(2,)]
+    assert shop.keyed("SELECT name, email FROM people WHERE id IN (1, 101) ORDER BY id") == [("mine", None), ("own", None)]

@@ -4,8 +4,9 @@ Reads the baseline's tables from PostgreSQL's catalogue (https://www.postgresql.
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 __all__ = ["missing_schemas", "read_tables", "read_views", "relation_names"]
+
+_WRITTEN = {
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "quote_all_identifiers": "off",
+}
 
 _TABLES = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity,
@@ -91,7 +101,11 @@ def read_tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
         schemas: Their names.
     """
     # Without anything on the path PostgreSQL writes every name with its schema.
-    connection.exec_driver_sql("SELECT set_config('search_path', '', true)")
+    with _written_alike(connection, ""):
+        return _tables(connection, schemas)
+
+
+def _tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
     found = _rows(connection, _TABLES, schemas=list(schemas))
     oids = [row[0] for row in found]
     columns: dict[int, list[Column]] = defaultdict(list)
@@ -154,8 +168,8 @@ def read_views(connection: Connection, schemas: Iterable[str]) -> list[View]:
     """
     path = list(schemas)
     # What can be found on the path PostgreSQL writes without its schema; so the same text is about a partition where the path begins there.
-    connection.exec_driver_sql("SELECT set_config('search_path', %(path)s, true)", {"path": ", ".join(map(quoted, path))})
-    rows = _rows(connection, _VIEWS, schemas=path)
+    with _written_alike(connection, ", ".join(map(quoted, path))):
+        rows = _rows(connection, _VIEWS, schemas=path)
     waiting = {
         row[0]: (View(row[1], row[2], row[3].rstrip().rstrip(";")), set(row[4]) & {other[0] for other in rows}) for row in rows
     }
@@ -165,6 +179,21 @@ def read_views(connection: Connection, schemas: Iterable[str]) -> list[View]:
         # They cannot go round; if they did, creating them would say so.
         ordered += [waiting.pop(oid)[0] for oid in ready or list(waiting)]
     return ordered
+
+
+@contextlib.contextmanager
+def _written_alike(connection: Connection, path: str) -> Iterator[None]:
+    # What PostgreSQL writes an expression like depends on these, and sessions may have others.
+    before = connection.exec_driver_sql(f"SELECT {', '.join(f'current_setting({literal(name)})' for name in _WRITTEN)}").one()
+    _set(connection, {**_WRITTEN, "search_path": path})
+    yield
+    # What is executed afterwards, as a change of a type, goes by the session's own.
+    _set(connection, dict(zip(_WRITTEN, before, strict=True)))
+
+
+def _set(connection: Connection, values: Mapping[str, str]) -> None:
+    calls = ", ".join(f"set_config({literal(name)}, %({name})s, true)" for name in values)
+    connection.exec_driver_sql(f"SELECT {calls}", dict(values))
 
 
 def missing_schemas(connection: Connection, schemas: Iterable[str]) -> list[str]:

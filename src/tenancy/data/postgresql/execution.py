@@ -30,7 +30,7 @@ def synchronous(engine: Engine | AsyncEngine) -> Engine:
     """
     Return an engine by psycopg or psycopg2, whose transactions see what was committed while they waited for a lock.
     """
-    if not isinstance(engine, Engine) or engine.dialect.driver not in ("psycopg", "psycopg2"):
+    if not isinstance(engine, Engine) or engine.dialect.is_async or engine.dialect.driver not in ("psycopg", "psycopg2"):
         engine = create_engine(_by_psycopg(engine.url))
     return engine.execution_options(isolation_level="READ COMMITTED")
 
@@ -52,13 +52,18 @@ def begun(engine: Engine, connection: Connection | None = None) -> Iterator[Conn
         connection: A connection in a transaction.
 
     Raises:
-        ConfigurationError: If *connection* is in AUTOCOMMIT.
+        ConfigurationError: If *connection* is in AUTOCOMMIT, or by another driver than psycopg or psycopg2.
     """
     with scope(None):  # an engine may be covered
         if connection is None:
             with engine.begin() as connection:
                 yield connection
             return
+        if not connection.dialect.driver.startswith("psycopg"):
+            raise ConfigurationError(
+                f"this connection is by {connection.dialect.driver}, which executes one statement at a time: "
+                "give one by psycopg or psycopg2; an env.py of Alembic can make an engine for itself"
+            )
         if getattr(connection.connection.dbapi_connection, "autocommit", False):
             raise ConfigurationError(
                 "this connection is in AUTOCOMMIT, where the tables and the partitions would not change together: give one in a transaction"

@@ -247,7 +247,7 @@ class PostgresIsolation:
 
         Raises:
             PartitionError: If a partition cannot follow; then the migration has not happened either, if the transaction is rolled back.
-            ConfigurationError: If *connection* is in AUTOCOMMIT.
+            ConfigurationError: If *connection* is in AUTOCOMMIT, or by another driver than psycopg or psycopg2.
         """
         with begun(self._engine, connection) as connection:
             self.detach(connection)
@@ -289,6 +289,7 @@ class PostgresIsolation:
 
     def _all(self, connection: Connection, state: str) -> Iterator[Registered]:
         self._installed(connection)
+        registry.owner_of(connection)
         registry.lock_all(connection)
         for found in registry.read(connection):
             if found.state == state:
@@ -297,6 +298,7 @@ class PostgresIsolation:
 
     def _entered(self, connection: Connection, key: RoutingKey) -> Registered | None:
         self._installed(connection)
+        registry.owner_of(connection)
         registry.lock(connection, key)
         return next(iter(registry.read(connection, key)), None)
 

@@ -105,6 +105,7 @@ class Maker:
         run(connection, [f"COMMENT ON SCHEMA {quoted(schema)} IS {comment}" for schema in plan.layout.schemas.values()])
         registry.lock_rights(connection)
         run(connection, plan.surface())
+        self._handed_over(connection, plan)
         self._register(connection, plan, mark, created=datetime.now(timezone.utc), expires=expires)
 
     def _freed(self, connection: Connection, key: RoutingKey, schema: str) -> None:
@@ -184,7 +185,23 @@ class Maker:
                 f"the partition of {found.key} cannot follow the baseline's tables: {str(error).strip()}; "
                 "roll the migration back, and drop or refresh the partition, or change its rows, before it is run again"
             ) from error
+        self._handed_over(connection, plan)
         self._register(connection, plan, mark)
+
+    def _handed_over(self, connection: Connection, plan: Plan) -> None:
+        # A superuser may have made it, and another role may be the one to change or drop it.
+        owner = registry.owner_of(connection)
+        if owner is None or owner == scalar(connection, "SELECT current_user::text"):
+            return
+        own = plan.layout.schemas.values()
+        run(connection, [f"ALTER SCHEMA {quoted(schema)} OWNER TO {quoted(owner)}" for schema in own])
+        names = ", ".join(literal(schema) for schema in own)
+        tables = scalar(
+            connection,
+            f"SELECT string_agg(format('ALTER TABLE %I.%I OWNER TO %I', n.nspname, c.relname, {literal(owner)}), ';') FROM pg_class c "
+            f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ({names}) AND c.relkind = 'r'",
+        )
+        run(connection, [tables or ""])
 
     def _register(self, connection: Connection, plan: Plan, mark: str, **values: Any) -> None:
         tables = [(table, _named(mode)) for table, mode in plan.tables.values()]

@@ -31,6 +31,7 @@ __all__ = [
     "lock",
     "lock_all",
     "lock_rights",
+    "owner_of",
     "read",
     "write",
 ]
@@ -90,6 +91,7 @@ def install(keyed: str) -> Iterator[str]:
     # The lock is held to the end of the transaction, and whoever drops the partition waits for it. Where all statements see what was
     # committed before the first of them, one that had to wait would see the partition as it was before it was dropped or changed.
     # A schema that is not there is left out of a path in silence; whether it is, is asked of what is committed now.
+    # What the session had on its path stays behind the partition: the schema of an extension, say, whose functions queries use.
     yield f"""CREATE OR REPLACE FUNCTION {SCHEMA}.enter(routing_key text) RETURNS text LANGUAGE plpgsql AS $tenancy$
 DECLARE
   p record;
@@ -109,7 +111,8 @@ BEGIN
   IF NOT FOUND THEN RETURN 'unknown'; END IF;
   IF p.state = 'ready' THEN
     IF EXISTS (SELECT FROM jsonb_each_text(p.schemas) s WHERE to_regnamespace(quote_ident(s.value)) IS NULL) THEN RETURN 'gone'; END IF;
-    PERFORM set_config('role', p.role, true), set_config('search_path', p.path, true), set_config('{SETTING}', routing_key, true);
+    PERFORM set_config('search_path', p.path || coalesce(', ' || nullif(current_setting('search_path'), ''), ''), true);
+    PERFORM set_config('role', p.role, true), set_config('{SETTING}', routing_key, true);
     RETURN 'ready ' || p.revision;
   END IF;
   RETURN p.state;
@@ -135,18 +138,33 @@ def allowed(connection: Connection) -> None:
     Raises:
         ConfigurationError: If it may not; the message names the right, or the role.
     """
-    owner, mine, may, me, database = connection.exec_driver_sql(
-        "SELECT pg_get_userbyid(nspowner), pg_has_role(nspowner, 'USAGE'), has_database_privilege(current_database(), 'CREATE'), "
-        "current_user, quote_ident(current_database()) FROM (VALUES (1)) one LEFT JOIN pg_namespace ON nspname = %(schema)s",
-        {"schema": SCHEMA},
+    owner_of(connection)
+    may, me, database = connection.exec_driver_sql(
+        "SELECT has_database_privilege(current_database(), 'CREATE'), current_user, quote_ident(current_database())"
     ).one()
-    if owner is not None and not mine:
+    if not may:
+        raise ConfigurationError(f"{me} may not make schemas in this database: GRANT CREATE ON DATABASE {database} TO {quoted(me)}")
+
+
+def owner_of(connection: Connection) -> str | None:
+    """
+    Return the role that the register belongs to, and with it the partitions; None: there is none.
+
+    Raises:
+        ConfigurationError: If the role of the connection is no member of it.
+    """
+    row = connection.exec_driver_sql(
+        f"SELECT pg_get_userbyid(nspowner)::text, pg_has_role(nspowner, 'USAGE'), current_user FROM pg_namespace WHERE nspname = '{SCHEMA}'"
+    ).first()
+    if row is None:
+        return None
+    owner, mine, me = row
+    if not mine:
         raise ConfigurationError(
             f"the schema {SCHEMA} of this database belongs to {owner}, and {me} is no member of that role: "
             f"give an engine of {owner} as admin="
         )
-    if not may:
-        raise ConfigurationError(f"{me} may not make schemas in this database: GRANT CREATE ON DATABASE {database} TO {quoted(me)}")
+    return str(owner)
 
 
 def entering(key: RoutingKey) -> str:

@@ -39,17 +39,19 @@ WITH relations AS (
          coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r'::"char" END, c.relowner)) AS acl
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_BASELINE}
 ), rights AS (
-  SELECT r.oid, r.name, r.relkind, r.relowner, a.grantee, a.privilege_type AS privilege, NULL AS of_column
+  SELECT r.oid, r.nspname, r.name, r.relkind, r.relowner, a.grantee, a.privilege_type AS privilege, NULL AS of_column
   FROM relations r, aclexplode(r.acl) a
   UNION ALL
-  SELECT r.oid, r.name, r.relkind, r.relowner, a.grantee, a.privilege_type, t.attname::text
+  SELECT r.oid, r.nspname, r.name, r.relkind, r.relowner, a.grantee, a.privilege_type, t.attname::text
   FROM relations r JOIN pg_attribute t ON t.attrelid = r.oid AND t.attacl IS NOT NULL, aclexplode(t.attacl) a
 )
 SELECT name, relkind = 'S', grantee = relowner, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
        string_agg(DISTINCT privilege || coalesce(' (' || quote_ident(of_column) || ')', ''), ', ')
 FROM rights
 WHERE privilege = ANY(%(privileges)s) AND (relkind <> 'S' OR privilege = 'UPDATE')
-  AND (grantee = 0 OR pg_has_role(%(role)s, grantee, 'USAGE')) AND (%(only)s::text[] IS NULL OR oid = ANY(%(only)s::text[]::regclass[]))
+  AND (grantee = 0 OR pg_has_role(%(role)s, grantee, 'USAGE'))
+  AND (%(schemas)s::text[] IS NULL OR nspname = ANY(%(schemas)s::text[]) AND oid <> ALL(%(open)s::text[]::regclass[]) AND NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.objid = rights.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'))
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 4"""
 
 _DEFINERS = f"""
@@ -176,10 +178,11 @@ def opened(connection: Connection, keyed: str, schemas: Iterable[str], modes: Ma
         schemas: The baseline's schemas.
         modes: For each table, by its name for SQL, its mode.
     """
-    found = _given(connection, keyed, ["SELECT"], "read", [name for name, mode in modes.items() if mode != "readonly"])
+    schemas = list(schemas)
+    found = _given(connection, keyed, ["SELECT"], "read", schemas, [name for name, mode in modes.items() if mode == "readonly"])
     creating = connection.exec_driver_sql(
         "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname = ANY(%(schemas)s) AND has_schema_privilege(%(role)s, oid, 'CREATE')",
-        {"schemas": list(schemas), "role": keyed},
+        {"schemas": schemas, "role": keyed},
     )
     found += [
         f"the role {keyed} may make tables in the schema {row[0]} of the baseline: "
@@ -195,9 +198,16 @@ def opened(connection: Connection, keyed: str, schemas: Iterable[str], modes: Ma
     return found
 
 
-def _given(connection: Connection, role: str, privileges: list[str], verb: str, only: list[str] | None = None) -> list[str]:
+def _given(
+    connection: Connection,
+    role: str,
+    privileges: list[str],
+    verb: str,
+    schemas: list[str] | None = None,
+    open_to_all: list[str] | None = None,
+) -> list[str]:
     found = []
-    given = {"role": role, "privileges": privileges, "only": only}
+    given = {"role": role, "privileges": privileges, "schemas": schemas, "open": open_to_all or []}
     for name, sequence, owner, grantee, rights in connection.exec_driver_sql(_RIGHTS, given):
         word = f"SEQUENCE {name}" if sequence else name
         if not owner:

@@ -12,7 +12,7 @@ from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from ...observe import count
 
-__all__ = ["BASELINE", "Policies", "Policy", "Transaction", "advice", "entering_failed"]
+__all__ = ["BASELINE", "Policies", "Policy", "Transaction", "advice", "entering_failed", "unprepared"]
 
 #: What becomes of work whose key has no partition: it is the baseline's, or it is refused.
 Policy = Literal["baseline", "refuse"]
@@ -141,6 +141,18 @@ _SETUP: Mapping[str, str] = {
 }
 
 
+def unprepared(error: BaseException) -> ConfigurationError | None:
+    """
+    Return what an error of the server's while a transaction enters a partition says of the database; None: it is about something else.
+
+    Args:
+        error: The driver's error, or Django's, which has the driver's as its cause.
+    """
+    driver = error if _state(error) else error.__cause__
+    text = _SETUP.get(_state(driver) or "")
+    return None if text is None else ConfigurationError(f"{str(driver).splitlines()[0]}: {text}")
+
+
 @contextlib.contextmanager
 def entering_failed() -> Iterator[None]:
     """
@@ -152,12 +164,10 @@ def entering_failed() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Django's errors have the driver's as their cause.
-        driver = error if _state(error) else error.__cause__
-        text = _SETUP.get(_state(driver) or "")
-        if text is None:
+        found = unprepared(error)
+        if found is None:
             raise
-        raise ConfigurationError(f"{str(driver).splitlines()[0]}: {text}") from error
+        raise found from error
 
 
 def _state(error: BaseException | None) -> str | None:
