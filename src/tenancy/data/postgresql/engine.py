@@ -143,9 +143,9 @@ class _Cover:
     ) -> tuple[str, Any]:
         key = routing_key()
         inside = connection.info.get(_INFO)
+        if key is None and (inside is None or inside.revision is None):  # most work
+            return statement, parameters
         if inside is None:
-            if key is None:
-                return statement, parameters
             raise PartitionError(f"this transaction began before the engine was covered, so it is not one of {key}: begin another")
         inside.continues(key, "use a connection or Session for each routing key, or end the transaction in between")
         if inside.revision is not None:
