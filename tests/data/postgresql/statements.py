@@ -40,7 +40,7 @@ _VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "person": {
         "id": (1, 2, 5, 6, 101, FRESH, None),
         "email": ("p1", "p2", "p4", "q", FRESH, FRESH, FRESH, None),
-        "nick": ("n1", "n2", "n5", "n9", FRESH, None),
+        "nick": ("n1", "n2", "n3", "n5", "n9", FRESH, None),
         "team": _NAMES,
         "boss": _PEOPLE,
         "mood": ("sad", "ok", "happy", None),

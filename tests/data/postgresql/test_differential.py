@@ -71,7 +71,7 @@ BUGS = {
     "what refers to nothing is let in": (r'p\."code" = a\."team"', "true"),
     "what refers to nothing in its own table is let in": (r'p\."id" = q\.n\d', "true"),
     "a deferred reference is not checked": (r'p\."id" = NEW\."task"', "true"),
-    "a deferred reference to what is gone is not checked": (r'c\."task" = NEW\.o0', "false"),
+    "a deferred reference to what is gone is not checked": (r'c\."task" = OLD\.o0', "false"),
     "what is referred to can go": (r'(FROM \S+"member" c WHERE)', r"\1 false AND"),
     "keys that move leave behind what refers to them": (r'(UPDATE \S+"task" SET "team" = q\.n0 WHERE)', r"\1 false AND"),
     "an upsert does not see the baseline": (

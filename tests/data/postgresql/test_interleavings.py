@@ -1,0 +1,135 @@
+"""
+Two transactions of the same routing key at once: what they leave behind is what they would have left behind one after the other, or one of
+them is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
+from uuid import uuid4
+
+import pytest
+
+from tests.data.postgresql.compare import Outcome, Pair, Side
+from tests.data.postgresql.statements import Statement
+
+pytestmark = pytest.mark.service
+
+KEY = "pr-42"
+#: Of the row of a team, of a person and of those who refer to them; among them every pair that can get in one another's way.
+STATEMENTS = (
+    "UPDATE team SET size = size + 1 WHERE code = 'd'",
+    "UPDATE team SET name = 'Omega' WHERE code = 'd'",
+    "UPDATE team SET code = 'x' WHERE code = 'd'",
+    "UPDATE team SET size = size * 3 WHERE name LIKE '%elta'",
+    "DELETE FROM team WHERE code = 'd'",
+    "INSERT INTO team VALUES ('e', 'Omega', 1)",
+    "INSERT INTO team VALUES ('f', 'Delta', 1)",
+    "INSERT INTO person (email, team) VALUES ('new', 'd')",
+    "INSERT INTO person (email, boss) VALUES ('new', 4)",
+    "UPDATE person SET team = 'd' WHERE id = 4",
+    "UPDATE person SET email = email || 'x', boss = 1 WHERE id = 4",
+    "DELETE FROM person WHERE id = 4",
+    "DELETE FROM person WHERE email = 'p4'",
+    "INSERT INTO task (owner) VALUES (4)",
+    "INSERT INTO badge VALUES ('new', 'p4', NULL)",
+    "UPDATE person SET id = 400 WHERE id = 4",
+    "INSERT INTO node (id, parent) VALUES (9, 5)",
+    "DELETE FROM node WHERE id = 5",
+    "INSERT INTO note (task) VALUES (3)",
+    "DELETE FROM task WHERE id = 3",
+)
+#: What two transactions may be refused for, and may be tried again after.
+AGAIN = ("40001", "40P01")
+#: What the rows may be like before.
+BEFORE = {
+    "the baseline's": (),
+    "the key's own": ("UPDATE team SET size = size", "UPDATE person SET tags = '{own}'", "UPDATE node SET label = 'own'"),
+}
+
+
+@pytest.fixture(scope="module")
+def pair(postgresql: str) -> Iterator[Pair]:
+    found = Pair(postgresql, f"inter{uuid4().hex[:8]}")
+    found.overlay(KEY)
+    yield found
+    found.close()
+
+
+def _statement(number: int) -> Statement:
+    return Statement("sql", STATEMENTS[number])
+
+
+def _after(side: Side, statements: tuple[str, ...]) -> None:
+    side.begin()
+    for sql in statements:
+        assert side.run(Statement("sql", sql), 0).error is None
+    side.end(commit=True)
+
+
+def _serially(pair: Pair, before: tuple[str, ...], order: tuple[int, ...], numbers: tuple[int, ...]) -> tuple[list[bool], str]:
+    """
+    Return what succeeds, and what is left, if transactions come one after the other.
+    """
+    pair.reset(KEY)
+    plain, went = pair.plain, [False, False]
+    _after(plain, before)
+    for each in order:
+        plain.begin()
+        plain.raw(f"SELECT aside.step({each + 1})")
+        done = plain.run(_statement(numbers[each]), each + 1)
+        went[each] = plain.end(commit=done.error is None).error is None and done.error is None
+    plain.begin()
+    try:
+        return went, plain.content()
+    finally:
+        plain.end(commit=False)
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+@pytest.mark.parametrize("first", range(len(STATEMENTS)), ids=STATEMENTS)
+def test_two_transactions_of_a_key_do_what_they_do_one_after_the_other(pair: Pair, first: int, isolation: str, before: str) -> None:
+    wrong = []
+    with ThreadPoolExecutor(1) as thread:
+        for second in range(len(STATEMENTS)):
+            found = _at_once(pair, thread, isolation, BEFORE[before], (first, second))
+            if found:
+                wrong.append(f"{STATEMENTS[second]}: {found}")
+    assert not wrong, "\n".join(wrong)
+
+
+def _at_once(
+    pair: Pair, thread: ThreadPoolExecutor, isolation: str, before: tuple[str, ...], numbers: tuple[int, int]
+) -> str | None:
+    pair.reset(KEY)
+    one, other = Side(pair.engine, KEY), Side(pair.engine, KEY)
+    _after(one, before)
+    other.begin(isolation)
+    one.begin(isolation)
+    outcomes: list[Outcome] = []
+    one.raw("SELECT aside.step(1)")
+    outcomes.append(one.run(_statement(numbers[0]), 1))
+    other.raw("SELECT aside.step(2)")
+    running = thread.submit(other.run, _statement(numbers[1]), 2)
+    try:
+        running.result(timeout=0.02)
+    except TimeoutError:
+        pass  # it waits for the first one, as it should
+    ended = [one.end(commit=outcomes[0].error is None)]
+    outcomes.append(running.result(timeout=20))
+    ended.append(other.end(commit=outcomes[1].error is None))
+    errors = [outcome.error or end.error for outcome, end in zip(outcomes, ended, strict=True)]
+    overlay = Side(pair.engine, KEY)
+    overlay.begin()
+    left = overlay.content()
+    overlay.end(commit=False)
+    # Who was asked to try again has not been there; who was refused by a constraint would have been, in that order.
+    there = tuple(at for at, error in enumerate(errors) if error is None or error[0] not in AGAIN)
+    allowed = [_serially(pair, before, order, numbers) for order in permutations(there)]
+    went = [error is None for error in errors]
+    if any(left == rows and went == done for done, rows in allowed):
+        return None
+    return f"{errors}, and not as in any order"
