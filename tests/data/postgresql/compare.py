@@ -169,7 +169,7 @@ class Pair:
                 "WHERE n.nspname = %(schema)s AND c.relkind = 'r'",
                 {"schema": self.isolation.status(key)[0].schemas["public"]},
             ).scalars()
-            self.empty[key] = "".join(f"DELETE FROM {table};" for table in found)
+            self.empty[key] = "".join(f"DELETE FROM {table};" for table in found if "__stripes" not in table)
         return Side(self.engine, key)
 
     def close(self) -> None:

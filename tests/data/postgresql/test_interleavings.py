@@ -6,7 +6,7 @@ them is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import permutations
 from uuid import uuid4
 
@@ -93,16 +93,16 @@ def _serially(pair: Pair, before: tuple[str, ...], order: tuple[int, ...], numbe
 @pytest.mark.parametrize("first", range(len(STATEMENTS)), ids=STATEMENTS)
 def test_two_transactions_of_a_key_do_what_they_do_one_after_the_other(pair: Pair, first: int, isolation: str, before: str) -> None:
     wrong = []
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(2) as threads:
         for second in range(len(STATEMENTS)):
-            found = _at_once(pair, thread, isolation, BEFORE[before], (first, second))
+            found = _at_once(pair, threads, isolation, BEFORE[before], (first, second))
             if found:
                 wrong.append(f"{STATEMENTS[second]}: {found}")
     assert not wrong, "\n".join(wrong)
 
 
 def _at_once(
-    pair: Pair, thread: ThreadPoolExecutor, isolation: str, before: tuple[str, ...], numbers: tuple[int, int]
+    pair: Pair, threads: ThreadPoolExecutor, isolation: str, before: tuple[str, ...], numbers: tuple[int, int]
 ) -> str | None:
     pair.reset(KEY)
     one, other = Side(pair.engine, KEY), Side(pair.engine, KEY)
@@ -113,14 +113,14 @@ def _at_once(
     one.raw("SELECT aside.step(1)")
     outcomes.append(one.run(_statement(numbers[0]), 1))
     other.raw("SELECT aside.step(2)")
-    running = thread.submit(other.run, _statement(numbers[1]), 2)
-    try:
-        running.result(timeout=0.02)
-    except TimeoutError:
-        pass  # it waits for the first one, as it should
-    ended = [one.end(commit=outcomes[0].error is None)]
+    # One may wait for the other to end, be it at its own end.
+    running = threads.submit(other.run, _statement(numbers[1]), 2)
+    wait([running], timeout=0.02)
+    ending = threads.submit(one.end, commit=outcomes[0].error is None)
+    wait([ending], timeout=0.02)
     outcomes.append(running.result(timeout=20))
-    ended.append(other.end(commit=outcomes[1].error is None))
+    ended = [other.end(commit=outcomes[1].error is None)]
+    ended.insert(0, ending.result(timeout=20))
     errors = [outcome.error or end.error for outcome, end in zip(outcomes, ended, strict=True)]
     overlay = Side(pair.engine, KEY)
     overlay.begin()
