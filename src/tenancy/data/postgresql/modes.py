@@ -86,6 +86,9 @@ def refusal(table: Table, mode: Mode | Rows) -> str | None:
             return "it has no primary key, so there is nothing to tell changed rows by; use mode copy, empty or readonly"
         if any(index.exclusion for index in table.indexes):
             return "it has an exclusion constraint, which cannot be checked over an overlay; use mode copy, empty or readonly"
+        late = [index.name for index in table.indexes if index.constraint and " DEFERRABLE" in index.definition]
+        if late:
+            return f"its constraint {late[0]} is deferrable, which cannot be checked late over an overlay; use mode copy, empty or readonly"
         if table.inherits:
             return "it is part of an inheritance tree; use mode copy, empty or readonly"
         if table.triggers:
