@@ -110,6 +110,18 @@ def test_two_transactions_of_a_key_do_what_they_do_one_after_the_other(pair: Pai
     assert not wrong, "\n".join(wrong)
 
 
+def test_two_that_do_not_wait_for_one_another_would_be_seen(pair: Pair) -> None:
+    schema = pair.isolation.status(KEY)[0].schemas["public"]
+    with pair.shared.begin() as connection:
+        connection.exec_driver_sql(f"DELETE FROM {schema}.team__stripes")
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            assert _at_once(pair, threads, "READ COMMITTED", (), (2, 7)) is not None
+    finally:
+        with pair.shared.begin() as connection:
+            connection.exec_driver_sql(f"INSERT INTO {schema}.team__stripes SELECT generate_series(0, 63)")
+
+
 def _at_once(
     pair: Pair, threads: ThreadPoolExecutor, isolation: str, before: tuple[str, ...], numbers: tuple[int, int]
 ) -> str | None:
