@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from tenancy.data.postgresql import isolation
+from tenancy.data.postgresql import Mode, Rows, isolation
 from tests.data.postgresql.compare import Difference, Pair, Side
 from tests.data.postgresql.statements import Block, Statement, Transaction, block, blocks
 
@@ -51,6 +51,29 @@ def test_an_overlay_does_what_a_plain_database_does(pair: Pair, overlay: Side) -
         pair.compare(overlay, block)
 
     same()
+
+
+@pytest.mark.parametrize("copies", [("team", "task", "node"), ("person", "note", "link")])
+def test_overlays_beside_copies_do_what_a_plain_database_does(postgresql: str, copies: tuple[str, ...]) -> None:
+    modes: dict[str, Mode | Rows] = dict.fromkeys(copies, "copy")
+    pair = Pair(postgresql, f"mixed{uuid4().hex[:8]}", modes)
+    try:
+        overlay = pair.overlay("pr-42")
+        for number in range(SEQUENCES // 10):
+            pair.compare(overlay, block(Random(number).choice))
+    finally:
+        pair.close()
+
+
+def test_a_change_of_the_baseline_would_be_seen(pair: Pair, overlay: Side) -> None:
+    with pair.shared.begin() as connection:
+        connection.exec_driver_sql("UPDATE team SET size = size + 1")
+    try:
+        with pytest.raises(Difference, match="baseline"):
+            pair.compare(overlay, Block(()))
+    finally:
+        with pair.shared.begin() as connection:
+            connection.exec_driver_sql("UPDATE team SET size = size - 1")
 
 
 def _search(pair: Pair, overlay: Side, rare: str | None) -> None:
