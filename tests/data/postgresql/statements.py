@@ -40,7 +40,7 @@ _VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "person": {
         "id": (1, 2, 5, 6, 101, FRESH, None),
         "email": ("p1", "p2", "p4", "q", FRESH, FRESH, FRESH, None),
-        "nick": ("n1", "n2", "n5", "n9", FRESH, None),
+        "nick": ("n1", "n2", "n3", "n5", "n9", FRESH, None),
         "team": _NAMES,
         "boss": _PEOPLE,
         "mood": ("sad", "ok", "happy", None),
@@ -54,7 +54,7 @@ _VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "next": _NODES,
         "label": ("one", "bad", FRESH, None),
     },
-    "link": {"id": (1, 2, 3, 4, 5, 6, 7, 8, FRESH), "next": (1, 2, 4, 6, 7, 8, FRESH, None)},
+    "link": {"id": (1, 2, 3, 4, 5, 6, 7, 8, FRESH), "next": (1, 2, 4, 6, 7, 8, FRESH, None), "prev": (1, 3, 5, 7, 8, FRESH, None)},
     "task": {
         "id": (1, 2, 4, 6, 101, FRESH),
         "owner": (*_PEOPLE[:-1], 1, 2),
@@ -106,7 +106,7 @@ _CHANGES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("team", "DEFAULT"),
     ),
     "node": (("id", "id + 1000 * {n}"), ("parent", "id"), ("next", "parent"), ("parent", "next"), ("label", "label || '{n}'")),
-    "link": (("id", "id + 1000 * {n}"), ("next", "id"), ("next", "NULL")),
+    "link": (("id", "id + 1000 * {n}"), ("next", "id"), ("next", "NULL"), ("prev", "next")),
     "task": (("id", "id + 1000 * {n}"), ("priority", "priority + 1"), ("reviewer", "owner"), ("priority", "DEFAULT")),
     "member": (("role", "role || '{n}'"), ("role", "DEFAULT")),
     "note": (("id", "id + 1000 * {n}"), ("body", "body || '{n}'"), ("person", "NULL")),
