@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 
-from tenancy.errors import PartitionError
 from tests.data.postgresql.compare import Pair
 from tests.data.postgresql.statements import Statement
 
@@ -45,6 +44,7 @@ def test_what_an_overlay_cannot_do_is_refused(pair: Pair, sql: str, error: str) 
     assert outcome.error[0] == error
 
 
+@pytest.mark.slow
 def test_many_statements_of_one_transaction_do_not_slow_one_another_down(pair: Pair) -> None:
     side = pair.overlay("pr-42")
     pair.reset("pr-42")
