@@ -115,6 +115,24 @@ async def test_a_message_is_handed_over_as_it_was_published(world: World) -> Non
                 assert getattr(message, name) == value, name
 
 
+async def test_bodies_of_any_size_are_handed_over_whole(world: World) -> None:
+    """Empty ones too, and those that just fill a frame of 131,072 bytes, or need several; many at once, between others that stay."""
+    await world.start()
+    await world.start("pr-1")
+    await world.create()
+    sizes = [0, 1, 131_063, 131_064, 131_065, 131_072, 500_000, *range(2, 200)]
+    headers = {"baggage": "sd-routing-key=pr-1"}
+    messages = [aio_pika.Message(b"x" * size, headers=headers) for size in sizes]
+    others = [aio_pika.Message(f"other {number}".encode()) for number in range(200)]
+    exchange = world.channel.default_exchange
+    await asyncio.gather(
+        *(exchange.publish(message, world.queue) for pair in zip(messages, others, strict=False) for message in pair)
+    )
+    await asyncio.gather(*(exchange.publish(message, world.queue) for message in messages[len(others) :]))
+    assert await world.owners(["x" * size for size in sizes]) == ["pr-1"] * len(sizes)
+    assert await world.owners([message.body.decode() for message in others]) == ["baseline"] * len(others)
+
+
 async def test_what_finds_no_queue_comes_back_to_the_baseline(world: World) -> None:
     """A forward after the unbinding goes round by the alternate exchange, once, and is handled."""
     await world.start()
