@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 from sqlalchemy import Engine, create_engine, text
@@ -27,18 +28,24 @@ class Database:
         run: The directory of this run.
         id: By what this run's things are told from others'.
         keys: The routing keys that have data of their own.
+
+    Raises:
+        RuntimeError: If PostgreSQL does not make the database.
     """
 
     def __init__(self, server: str | None, run: Path, id: str, keys: Iterable[str]) -> None:  # noqa: A002 - what it is called everywhere
         self._server, self._id, self._keys = server, id, sorted(keys)
         name = f"shop_{id}"
-        plain = f"sqlite:///{run / 'shop.db'}" if server is None else f"{server.rpartition('/')[0]}/{name}"
+        plain = f"sqlite:///{run / 'shop.db'}" if server is None else urlsplit(server)._replace(path=f"/{name}").geturl()
         #: What the services connect to.
         self.url = plain.replace("postgresql://", "postgresql+psycopg://", 1)
         self._engine: Engine | None = None
         if server is not None:
-            with psycopg.connect(server, autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload,unused-ignore]
+            try:
+                with psycopg.connect(server, autocommit=True) as connection:
+                    connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload,unused-ignore]
+            except psycopg.Error as error:
+                raise RuntimeError(f"PostgreSQL does not create the shop's database: {error}") from error
 
     def partition(self) -> None:
         """

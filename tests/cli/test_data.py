@@ -134,7 +134,7 @@ def test_check_says_what_is_wrong_and_what_to_do(prepared: Shell) -> None:
     ran = prepared("check", "--json", *prepared.where)
     assert ran.status == 1
     about_rights, about_tables = ran.report["problems"]
-    assert 'REVOKE SELECT ON "public"."users" FROM PUBLIC' in about_rights["text"]
+    assert "REVOKE SELECT ON public.users FROM PUBLIC" in about_rights["text"]
     assert about_tables["key"] == "pr-42"
     assert "detach" in about_tables["text"]
     prepared.there("detach")
