@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import django
 import httpx
 import pytest
 from django.conf import settings
@@ -37,6 +36,7 @@ from tenancy.http import django as adapter
 from tenancy.http.django import TenancyMiddleware
 from tenancy.http.reception import Reception
 from tenancy.routes import LiveRoutes
+from tests import django_settings  # noqa: F401 - first of all
 from tests.http.servers import ServerContract, Work, serving, through
 from tests.http.test_wsgi import Source, Watched, complaints, serving_wsgi
 
@@ -44,17 +44,7 @@ OURS = "tenancy.http.django.TenancyMiddleware"
 THEIRS = "opentelemetry.instrumentation.django.middleware.otel_middleware._DjangoMiddleware"
 KEY = {"baggage": "sd-routing-key=pr-42"}
 
-if not settings.configured:
-    settings.configure(
-        ALLOWED_HOSTS=["*"],
-        ROOT_URLCONF=__name__,
-        MIDDLEWARE=[],
-        SECRET_KEY="test",
-        LOGGING_CONFIG=None,
-        DATABASES={},
-        CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
-    )
-    django.setup()
+settings.ROOT_URLCONF = __name__
 
 WORK = Work()
 

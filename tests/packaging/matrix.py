@@ -195,8 +195,7 @@ EXTRAS: Mapping[str, Row] = {
     ),
     "postgresql": Row(
         "psycopg",
-        ("tenancy.data.databases.postgresql", "tenancy.routes.stores._postgresql"),
-        ("tenancy.data.postgresql", "tenancy.routes.stores._postgresql"),
+        ("tenancy.data.databases.postgresql", "tenancy.data.postgresql", "tenancy.routes.stores._postgresql"),
         tests=("tests/routes/stores/test_sql.py", "tests/messaging/deduplication/test_sql.py"),
         beside=("aiosqlite", "greenlet"),
     ),

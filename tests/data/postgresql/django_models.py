@@ -6,17 +6,11 @@ from __future__ import annotations
 
 import sys
 
-import django
 from django.apps import AppConfig, apps
-from django.conf import settings
-from django.db import connections
-
-if not settings.configured:
-    settings.configure(DATABASES={}, SECRET_KEY="test", LOGGING_CONFIG=None, USE_TZ=True)
-    django.setup()
-
 from django.contrib.postgres.fields import ArrayField
-from django.db import models
+from django.db import connections, models
+
+from tests import django_settings  # noqa: F401 - before the models
 
 __all__ = [
     "ALIASES",
