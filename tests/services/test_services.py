@@ -243,6 +243,8 @@ def use_rabbitmq(address: str, name: str, first: bool) -> None:
             channel = await connection.channel(publisher_confirms=True)
             queue = await channel.declare_queue(name, durable=True)
             if first:
+                # RabbitMQ 3.10 writes down up to three seconds late that there is a queue, whatever it confirms meanwhile.
+                await asyncio.sleep(3)
                 message = aio_pika.Message(b"kept", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
                 await channel.default_exchange.publish(message, name)
             else:
