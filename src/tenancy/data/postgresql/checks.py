@@ -221,8 +221,9 @@ def _waiting(key: ForeignKey, layout: Layout, removers: Removers, rows: str) -> 
     if target is None:
         return ""
     row = _row(key, "a")
-    hashes = f"SELECT {stripe(row.values())} FROM {rows} a WHERE {given(key, row)}"
-    return f"PERFORM FROM {layout.names(target).stripes} s WHERE s.n IN ({hashes}) ORDER BY s.n FOR SHARE;\n  "
+    # As an array it is made once, and not for each of the 64 anew.
+    hashes = f"ARRAY(SELECT DISTINCT {stripe(row.values())} FROM {rows} a WHERE {given(key, row)})"
+    return f"PERFORM FROM {layout.names(target).stripes} s WHERE s.n = ANY ({hashes}) ORDER BY s.n FOR SHARE;\n  "
 
 
 def _reference(key: ForeignKey, layout: Layout, visible: Visible, removers: Removers, event: str) -> str:
