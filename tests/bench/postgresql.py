@@ -42,6 +42,7 @@ NAMES = (
     "overlay_join_page",
     "overlay_insert",
     "overlay_bulk_insert",
+    "overlay_bulk_insert_returning",
     "overlay_create_50_tables",
     "overlay_empty_50_tables",
     "tx_hook_no_key",
@@ -155,9 +156,15 @@ class _World:
 
         return work
 
-    def inserting(self, engine: Engine, key: str | None, rows: int) -> Callable[[int], float]:
+    def inserting(self, engine: Engine, key: str | None, rows: int, *, returning: bool = False) -> Callable[[int], float]:
         """
         Return what inserts rows within a transaction, one after the other or all at once, and takes them back.
+
+        Args:
+            engine: The engine.
+            key: The routing key; None: the baseline's.
+            rows: How many at once.
+            returning: Whether their ids are asked for, as the ORM does: then SQLAlchemy sends them as few statements, and not one for each.
         """
 
         def work(_: int) -> float:
@@ -172,7 +179,8 @@ class _World:
                     seconds = (time.perf_counter() - began) / 100
                 else:
                     many = [{"user_id": number + 1, "amount": number, "status": "new"} for number in range(rows)]
-                    connection.execute(insert(_orders), many)
+                    statement = insert(_orders)
+                    connection.execute(statement.returning(_orders.c.id) if returning else statement, many)
                     seconds = (time.perf_counter() - began) / rows
                 connection.rollback()
             return seconds
@@ -265,6 +273,12 @@ def cases(url: str, stack: ExitStack, wanted: set[str]) -> Iterator[Case]:
     for name, rows, what in (("overlay_insert", 1, "rows one by one"), ("overlay_bulk_insert", _MANY, f"{_MANY} rows at once")):
         variants = {"plain": world.inserting(world.engine, None, rows), "overlay": world.inserting(world.covered, _KEY, rows)}
         yield Case(name, 1.5, variants, over, "plain", f"{what}, by SQLAlchemy: overlay / plain table")
+    variants = {
+        "plain": world.inserting(world.engine, None, _MANY, returning=True),
+        "overlay": world.inserting(world.covered, _KEY, _MANY, returning=True),
+    }
+    what = f"{_MANY} rows at once whose ids are asked for, as by the ORM: overlay / plain table"
+    yield Case("overlay_bulk_insert_returning", None, variants, over, "plain", what)
     plain = world.transacting(world.engine, None)
     for name, key, bar in (("tx_hook_no_key", None, 10.0), ("tx_hook_key", _KEY, None)):
         yield Case(
