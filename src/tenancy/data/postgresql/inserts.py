@@ -6,12 +6,12 @@ for all rows together, and ``ON CONFLICT`` has the indexes that it needs.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Container, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..._optional import extra
-from .overlays import overlaid
+from .overlays import ROWS, Known, Overlay, escaped, redirected
+from .transaction import Transaction
 
 with extra("postgresql", "sqlalchemy"):
     from sqlalchemy import Connection, cast, column, func, literal, literal_column, select, values
@@ -22,26 +22,7 @@ with extra("postgresql", "sqlalchemy"):
 
 __all__ = ["Inserts"]
 
-# So many partitions' tables are kept in mind.
-_KNOWN = 256
-# So many rows are looked at in one statement, which has at most 65535 parameters.
-_ROWS = 500
 _ABSENT: Any = object()
-
-
-class _Overlay(NamedTuple):
-    """
-    An overlaid table in a partition.
-
-    Args:
-        delta: The table of the key's own rows, for SQL.
-        fault: The schema and name of the function that makes the key's own what a row could conflict with.
-        arguments: Its arguments: for each column their name and type.
-    """
-
-    delta: str
-    fault: tuple[str, str]
-    arguments: dict[str, tuple[str, str]]
 
 
 class _Type(UserDefinedType[Any]):
@@ -64,9 +45,9 @@ class Inserts:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], dict[str, _Overlay]] = {}
+        self._known = Known()
 
-    def redirected(self, connection: Connection, inside: Any, statement: str, context: Any) -> str:
+    def redirected(self, connection: Connection, inside: Transaction, statement: str, context: Any) -> str:
         """
         Return a statement that is to be executed, or the one in its place.
 
@@ -84,15 +65,9 @@ class Inserts:
         if overlay is None:
             return statement
         name = compiled.preparer.format_table(composed.table)
-        start = f"INSERT INTO {name} "
-        at = statement.find(start)
-        if at < 0:
-            return statement
-        # By an alias, since RETURNING and SET name the table.
-        delta = overlay.delta.replace("%", "%%") if compiled.preparer._double_percents else overlay.delta
-        return f"{statement[:at]}INSERT INTO {delta} AS {name} {statement[at + len(start) :]}"
+        return redirected(statement, name, escaped(overlay) if compiled.preparer._double_percents else overlay)
 
-    def prepare(self, connection: Connection, inside: Any, statement: Any, rows: list[Mapping[str, Any]]) -> None:
+    def prepare(self, connection: Connection, inside: Transaction, statement: Any, rows: list[Mapping[str, Any]]) -> None:
         """
         Before an ``INSERT ... ON CONFLICT`` make those of the baseline's rows the key's own that it could meet.
 
@@ -116,33 +91,23 @@ class Inserts:
         for names, group in itertools.groupby(found, key=lambda row: list(row)):
             batch = list(group) if names else []
             columns: list[Any] = [column(name) for name in names]
-            for start in range(0, len(batch), _ROWS):
-                some = values(*columns, name="tenancy_rows").data([tuple(row.values()) for row in batch[start : start + _ROWS]])
+            for start in range(0, len(batch), ROWS):
+                some = values(*columns, name="tenancy_rows").data([tuple(row.values()) for row in batch[start : start + ROWS]])
                 connection.execute(_call(overlay, statement.table, dict(zip(names, some.c, strict=True))))
 
-    def _overlay(self, connection: Connection, inside: Any, table: Any) -> _Overlay | None:
+    def _overlay(self, connection: Connection, inside: Transaction, table: Any) -> Overlay | None:
         if getattr(table, "schema", None) is not None:
             return None  # such a name leads past the partition, and the server refuses it
-        known = self._known.get((inside.key, inside.revision))
-        if known is None:
-            known = dict(_read(connection, inside.key))
-            if len(self._known) >= _KNOWN:
-                self._known.clear()
-            self._known[inside.key, inside.revision] = known
-        return known.get(table.name)
+        return self._known.of(inside, lambda sql: _one(connection, sql)).get(table.name)
 
 
-def _read(connection: Connection, key: str) -> Iterator[tuple[str, _Overlay]]:
+def _one(connection: Connection, sql: str) -> str:
     cursor: Any = connection.connection.cursor()
     try:
-        cursor.execute(overlaid(key))
-        shape = {table["name"]: table for table in json.loads(cursor.fetchone()[0])}
+        cursor.execute(sql)
+        return str(cursor.fetchone()[0])
     finally:
         cursor.close()
-    for table in shape.values():
-        if table["mode"] == "overlay":
-            arguments = {name: (argument, kind) for name, (argument, kind) in table["arguments"].items()}
-            yield table["name"], _Overlay(table["delta"], tuple(table["fault"]), arguments)
 
 
 def _rows(statement: Any, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -185,7 +150,7 @@ def _composed(value: Any) -> bool:
     return hasattr(value, "__clause_element__") or isinstance(value, ClauseElement)
 
 
-def _call(overlay: _Overlay, table: Any, columns: Mapping[str, Any]) -> Any:
+def _call(overlay: Overlay, table: Any, columns: Mapping[str, Any]) -> Any:
     schema, name = overlay.fault
     given = []
     for each in table.columns:

@@ -27,12 +27,12 @@ class Overlay(NamedTuple):
 
     Args:
         delta: The table of the key's own rows, for SQL.
-        fault: The function that makes the key's own what a row could conflict with, for SQL.
+        fault: The schema and name of the function that makes the key's own what a row could conflict with.
         arguments: Its arguments: for each column by which a row can conflict with another one their name and type.
     """
 
     delta: str
-    fault: str
+    fault: tuple[str, str]
     arguments: Mapping[str, tuple[str, str]]
 
 
@@ -81,7 +81,7 @@ def _overlays(answer: str) -> dict[str, Overlay]:
     return {
         table["name"]: Overlay(
             table["delta"],
-            qualified(*table["fault"]),
+            tuple(table["fault"]),
             {name: (argument, kind) for name, (argument, kind) in table["arguments"].items()},
         )
         for table in json.loads(answer)
@@ -114,7 +114,8 @@ def escaped(overlay: Overlay) -> Overlay:
         return text.replace("%", "%%")
 
     arguments = {name: (doubled(argument), doubled(kind)) for name, (argument, kind) in overlay.arguments.items()}
-    return Overlay(doubled(overlay.delta), doubled(overlay.fault), arguments)
+    schema, function = overlay.fault
+    return Overlay(doubled(overlay.delta), (doubled(schema), doubled(function)), arguments)
 
 
 def met(overlay: Overlay, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -132,4 +133,4 @@ def met(overlay: Overlay, columns: Sequence[str], rows: Sequence[Sequence[str]])
     values = ", ".join(
         "(" + ", ".join(f"CAST({one} AS {kind})" for one, kind in zip(row, kinds, strict=True)) + ")" for row in rows
     )
-    return f"SELECT count({overlay.fault}({given})) FROM (VALUES {values}) v({', '.join(labels)})"
+    return f"SELECT count({qualified(*overlay.fault)}({given})) FROM (VALUES {values}) v({', '.join(labels)})"
