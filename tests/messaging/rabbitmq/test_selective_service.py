@@ -10,10 +10,12 @@ from typing import Any
 
 import aio_pika
 import pytest
+from pamqp.commands import Basic
 
 import tenancy
 from tenancy.errors import ConfigurationError, HandoverError
 from tenancy.messaging.aio_pika import consumer, selective_queue
+from tenancy.messaging.rabbitmq.aio_frames import Frames
 from tenancy.routes import State
 from tests.chaos.rabbitmq.proxy import Proxies
 from tests.messaging.rabbitmq.support import LEASE, World, until
@@ -131,6 +133,26 @@ async def test_bodies_of_any_size_are_handed_over_whole(world: World) -> None:
     await asyncio.gather(*(exchange.publish(message, world.queue) for message in messages[len(others) :]))
     assert await world.owners(["x" * size for size in sizes]) == ["pr-1"] * len(sizes)
     assert await world.owners([message.body.decode() for message in others]) == ["baseline"] * len(others)
+
+
+async def test_what_cannot_be_written_is_not_counted(world: World) -> None:
+    """Its error is raised, and each confirmation that follows is that of its own message."""
+    channel = await world.connection.channel(on_return_raises=True)
+    frames = Frames(await channel.get_underlay_channel())
+
+    def publish(queue: str, number: int, headers: dict[str, Any]) -> Any:
+        properties = Basic.Properties(message_id=f"frames-{number}", headers=headers)
+        return frames.publish(b"x", exchange="", amqp_routing_key=queue, properties=properties)
+
+    first = publish(world.queue, 1, {})
+    with pytest.raises((TypeError, ValueError)):
+        publish(world.queue, 2, {"number": 2**80})
+    nowhere = publish("there is no such queue", 3, {})
+    last = publish(world.queue, 4, {})
+    found = await asyncio.wait_for(asyncio.gather(first, nowhere, last, return_exceptions=True), 10)
+    assert [isinstance(each, aio_pika.exceptions.PublishError) for each in found] == [False, True, False]
+    assert (await (await channel.get_queue(world.queue)).declare()).message_count == 2
+    await channel.close()
 
 
 async def test_what_finds_no_queue_comes_back_to_the_baseline(world: World) -> None:

@@ -17,6 +17,7 @@ with extra("rabbitmq", "aio_pika"):
     from aiormq.abc import ChannelFrame
     from pamqp.body import ContentBody
     from pamqp.commands import Basic
+    from pamqp.frame import marshal
     from pamqp.header import ContentHeader
 
 __all__ = ["Frames"]
@@ -34,7 +35,7 @@ class Frames:
     def __init__(self, channel: Any, *, confirmed_within: float = 30.0) -> None:
         self.channel = channel
         self._confirmed_within = confirmed_within
-        self._frames: list[Any] = []
+        self._frames: list[bytes] = []
         self._writing: asyncio.Task[None] | None = None
         # Until when each is to be confirmed, in the order in which they were published.
         self._awaited: deque[tuple[float, asyncio.Future[Any]]] = deque()
@@ -51,7 +52,7 @@ class Frames:
         """
         Acknowledge a message; if the channel is closed meanwhile, the broker has it back.
         """
-        self._write(Basic.Ack(delivery_tag=delivery_tag))
+        self._write([marshal(Basic.Ack(delivery_tag=delivery_tag), self.channel.number)])
 
     def publish(self, body: bytes, *, exchange: str, amqp_routing_key: str, properties: Any) -> asyncio.Future[Any]:
         """
@@ -69,10 +70,17 @@ class Frames:
 
         Raises:
             aio_pika.exceptions.ChannelInvalidStateError: If the channel is closed.
+            ValueError, TypeError: If AMQP cannot say what is in the properties; nothing was published then.
         """
         channel = self.channel
         if channel.is_closed:
             raise ChannelInvalidStateError(f"{channel!r} closed")
+        room = channel.max_content_size
+        parts = [body] if 0 < len(body) < room else [body[start : start + room] for start in range(0, len(body), room)]
+        # First of all: what cannot be written must not be counted, or all confirmations that follow would be taken for those of others.
+        content: list[Any] = [Basic.Publish(exchange=exchange, routing_key=amqp_routing_key, mandatory=True)]
+        content += [ContentHeader(properties=properties, body_size=len(body)), *map(ContentBody, parts)]
+        frames = [marshal(frame, channel.number) for frame in content]
         # By these the client finds what a confirmation, or a message that comes back, is about: it counts like the broker.
         channel.delivery_tag += 1
         message_id = properties.message_id
@@ -80,17 +88,11 @@ class Frames:
         channel.confirmations[channel.delivery_tag] = confirmation
         channel.message_id_delivery_tag[message_id] = channel.delivery_tag
         confirmation.add_done_callback(lambda _: channel.message_id_delivery_tag.pop(message_id, None))
-        room = channel.max_content_size
-        parts = [body] if 0 < len(body) < room else [body[start : start + room] for start in range(0, len(body), room)]
-        self._write(
-            Basic.Publish(exchange=exchange, routing_key=amqp_routing_key, mandatory=True),
-            ContentHeader(properties=properties, body_size=len(body)),
-            *map(ContentBody, parts),
-        )
+        self._write(frames)
         self._expect(confirmation)
         return confirmation
 
-    def _write(self, *frames: Any) -> None:
+    def _write(self, frames: list[bytes]) -> None:
         self._frames += frames
         if self._writing is None:
             self._writing = asyncio.create_task(self._flush())
@@ -101,7 +103,7 @@ class Frames:
                 frames, self._frames = self._frames, []
                 # On a channel that is closed the broker takes nothing, and ends the whole connection where something comes.
                 if not self.channel.is_closed:
-                    await self.channel.write_queue.put(ChannelFrame.marshall(frames=frames, channel_number=self.channel.number))
+                    await self.channel.write_queue.put(ChannelFrame(payload=b"".join(frames), should_close=False))
         finally:
             self._writing = None
 
