@@ -224,7 +224,9 @@ class _Golden:
                         )
                     )
                 if name == "bench_golden":
-                    connection.execute(text("CREATE TABLE padding (line text STORAGE EXTERNAL)"))
+                    connection.execute(
+                        text("CREATE TABLE padding (line text); ALTER TABLE padding ALTER line SET STORAGE EXTERNAL")
+                    )
                     row = "repeat(md5(g::text), 250)"
                     connection.execute(text(f"INSERT INTO padding SELECT {row} FROM generate_series(1, {_PADDING // 8000}) g"))
             engine.dispose()
