@@ -113,13 +113,15 @@ def test_two_transactions_of_a_key_do_what_they_do_one_after_the_other(pair: Pai
 def test_two_that_do_not_wait_for_one_another_would_be_seen(pair: Pair) -> None:
     schema = pair.isolation.status(KEY)[0].schemas["public"]
     with pair.shared.begin() as connection:
-        connection.exec_driver_sql(f"DELETE FROM {schema}.team__stripes")
+        rows = connection.exec_driver_sql(f"DELETE FROM {schema}.tenancy__stripes RETURNING n").scalars().all()
     try:
         with ThreadPoolExecutor(2) as threads:
             assert _at_once(pair, threads, "READ COMMITTED", (), (2, 7)) is not None
     finally:
         with pair.shared.begin() as connection:
-            connection.exec_driver_sql(f"INSERT INTO {schema}.team__stripes SELECT generate_series(0, 63)")
+            connection.exec_driver_sql(
+                f"INSERT INTO {schema}.tenancy__stripes SELECT unnest(%(rows)s::integer[])", {"rows": list(rows)}
+            )
 
 
 def _at_once(

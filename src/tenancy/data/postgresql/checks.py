@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from .layout import Layout
 from .structure import ForeignKey, Index, Table, dollar_quoted, literal, qualified, quoted
+from .working import Working
 
 __all__ = [
     "FAULTING",
@@ -23,7 +24,6 @@ __all__ = [
     "missing",
     "referred",
     "rows_equal",
-    "stripe",
     "within_statement",
 ]
 
@@ -64,6 +64,7 @@ def within_statement(key: ForeignKey) -> bool:
 def checks(
     table: Table,
     layout: Layout,
+    working: Working,
     written: str,
     visible: Visible,
     keys: Iterable[ForeignKey],
@@ -77,6 +78,7 @@ def checks(
     Args:
         table: The table of the baseline.
         layout: The partition.
+        working: What its statements work with.
         written: The table in the partition, for SQL.
         visible: What a key sees of tables.
         keys: Those of the table's foreign keys that PostgreSQL does not check there by itself.
@@ -92,7 +94,7 @@ def checks(
         for key in keys:
             if key in later:
                 continue
-            check = _reference(key, layout, visible, removers, event)
+            check = _reference(key, working, visible, removers, event)
             # What comes through the view comes row by row, so that here it is not the end of its statement.
             references.append(
                 f"IF pg_trigger_depth() = 1 THEN\n  {check}END IF;\n  " if overlay and within_statement(key) else check
@@ -126,7 +128,7 @@ END """
         )
     for key in later:
         outermost = overlay and within_statement(key)
-        yield from _deferred_reference(table, key, layout, written, visible, removers, outermost=outermost)
+        yield from _deferred_reference(table, key, layout, working, written, visible, removers, outermost=outermost)
 
 
 def _unique(table: Table, index: Index, hidden: str, event: str) -> str:
@@ -197,14 +199,6 @@ def fulfilled(alias: str, row: Mapping[str, str]) -> str:
     return " AND ".join(f"{alias}.{quoted(name)} = {value}" for name, value in row.items())
 
 
-def stripe(values: Iterable[str]) -> str:
-    """
-    Return for SQL by which of 64 rows those wait for one another who refer to a row with these values, and who remove it.
-    """
-    # As JSON equal numbers are equal, whatever their types and their number of places.
-    return f"jsonb_hash(jsonb_build_array({', '.join(values)})) & 63"
-
-
 def _row(key: ForeignKey, row: str) -> dict[str, str]:
     return {name: f"{row}.{quoted(name)}" for name in key.columns}
 
@@ -213,7 +207,7 @@ def _values(key: ForeignKey, row: str) -> str:
     return "concat_ws(', ', " + _columns(key.columns, f"{row}.") + ")"
 
 
-def _waiting(key: ForeignKey, layout: Layout, removers: Removers, rows: str) -> str:
+def _waiting(key: ForeignKey, working: Working, removers: Removers, rows: str) -> str:
     """
     What waits for transactions that remove what rows refer to, and lets them wait for this one.
     """
@@ -222,11 +216,11 @@ def _waiting(key: ForeignKey, layout: Layout, removers: Removers, rows: str) -> 
         return ""
     row = _row(key, "a")
     # As an array it is made once, and not for each of the 64 anew.
-    hashes = f"ARRAY(SELECT DISTINCT {stripe(row.values())} FROM {rows} a WHERE {given(key, row)})"
-    return f"PERFORM FROM {layout.names(target).stripes} s WHERE s.n = ANY ({hashes}) ORDER BY s.n FOR SHARE;\n  "
+    hashes = f"ARRAY(SELECT DISTINCT {working.stripe(target, row.values())} FROM {rows} a WHERE {given(key, row)})"
+    return f"PERFORM FROM {working.stripes} s WHERE s.n = ANY ({hashes}) ORDER BY s.n FOR SHARE;\n  "
 
 
-def _reference(key: ForeignKey, layout: Layout, visible: Visible, removers: Removers, event: str) -> str:
+def _reference(key: ForeignKey, working: Working, visible: Visible, removers: Removers, event: str) -> str:
     kept, rows = "", "added"
     if event == "UPDATE":
         unchanged = " AND ".join(f"r.{quoted(name)} IS NOT DISTINCT FROM a.{quoted(name)}" for name in key.columns)
@@ -234,14 +228,22 @@ def _reference(key: ForeignKey, layout: Layout, visible: Visible, removers: Remo
         rows = f"(SELECT * FROM added a WHERE true{kept})"
     row = _row(key, "a")
     found = fulfilled("p", dict(zip(key.to_columns, row.values(), strict=True)))
-    return f"""{_waiting(key, layout, removers, rows)}SELECT {_values(key, "a")} INTO found_values FROM added a
+    return f"""{_waiting(key, working, removers, rows)}SELECT {_values(key, "a")} INTO found_values FROM added a
     WHERE {given(key, row)} AND NOT EXISTS (SELECT FROM {visible(key.to_schema, key.to_table)} p WHERE {found}){kept} LIMIT 1;
   IF FOUND THEN {missing(key, "found_values")} END IF;
   """
 
 
 def _deferred_reference(
-    table: Table, key: ForeignKey, layout: Layout, written: str, visible: Visible, removers: Removers, *, outermost: bool
+    table: Table,
+    key: ForeignKey,
+    layout: Layout,
+    working: Working,
+    written: str,
+    visible: Visible,
+    removers: Removers,
+    *,
+    outermost: bool,
 ) -> Iterator[str]:
     schema = layout.schemas[table.schema]
     function = qualified(schema, layout.inner(table, f"refers_{key.name}"))
@@ -252,9 +254,9 @@ def _deferred_reference(
     same = " AND ".join(filter(None, (fulfilled("a", primary), rows_equal("a", row))))
     alive = f"EXISTS (SELECT FROM {written} a WHERE {same})"
     target = removers(key)
-    lock = (
-        "" if target is None else f"PERFORM FROM {layout.names(target).stripes} s WHERE s.n = {stripe(row.values())} FOR SHARE;\n  "
-    )
+    lock = ""
+    if target is not None:
+        lock = f"PERFORM FROM {working.stripes} s WHERE s.n = {working.stripe(target, row.values())} FOR SHARE;\n  "
     body = f"""
 #variable_conflict use_column
 BEGIN

@@ -4,6 +4,7 @@ SQLAlchemy engines whose transactions run in the partition of the routing key at
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from .registry import entering
 from .transaction import BASELINE, Policies, Policy, Transaction, advice, unprepared
 
 with extra("postgresql", "sqlalchemy"):
-    from sqlalchemy import Connection, Engine, event
+    from sqlalchemy import Connection, Dialect, Engine, event
     from sqlalchemy.engine import ExceptionContext
 
     from .._sqlalchemy_session import SessionGuard
@@ -82,6 +83,7 @@ class _Cover:
         self._engine = engine
         self._policies = policies
         self._inserts = Inserts()
+        self._copied: Any = None
         self._guard = SessionGuard(engine, routing_key)
         self._listeners: tuple[tuple[str, Any, dict[str, Any]], ...] = (
             ("begin", self._begin, {}),
@@ -98,6 +100,16 @@ class _Cover:
         for name, function, _ in self._listeners:
             event.remove(self._engine, name, function)
         self._guard.remove()
+
+    def _together(self) -> Dialect:
+        dialect: Any = self._engine.dialect
+        # Not before its first use, since it learns what it is of the first connection that is made.
+        if self._copied is None:
+            self._copied = copy.copy(dialect)
+            self._copied.use_insertmanyvalues_wo_returning = True
+        self._copied._has_events = dialect._has_events
+        copied: Dialect = self._copied
+        return copied
 
     def _begin(self, connection: Connection) -> None:
         key = routing_key()
@@ -135,8 +147,25 @@ class _Cover:
         return self._policies.settled(key, _answer(connection, entering(key)))
 
     def _before_execute(self, connection: Connection, statement: Any, multiparams: Any, params: Any, _: Mapping[str, Any]) -> None:
-        if connection.info.get(_INFO, BASELINE).revision is not None:
-            self._inserts.prepare(connection, connection.info[_INFO], statement, list(multiparams) or [dict(params or {})])
+        inside, together = self._inside(connection), False
+        if inside.revision is not None:
+            self._inserts.prepare(connection, inside, statement, list(multiparams) or [dict(params or {})])
+            together = self._inserts.together(connection, inside, statement, len(multiparams))
+        # What SQLAlchemy does for an INSERT with RETURNING, and with some drivers for each
+        # (https://docs.sqlalchemy.org/en/20/core/connections.html#insert-many-values-behavior-for-insert-statements).
+        if together:
+            connection.dialect = self._together()
+        elif connection.dialect is not self._engine.dialect:
+            connection.dialect = self._engine.dialect
+
+    def _inside(self, connection: Connection) -> Transaction:
+        if not connection.in_transaction():
+            if routing_key() is None:
+                return BASELINE
+            # SQLAlchemy would begin one, but not before it has asked what it is to execute.
+            connection._autobegin()
+        found: Transaction = connection.info.get(_INFO, BASELINE)
+        return found
 
     def _before_cursor_execute(
         self, connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
@@ -155,6 +184,9 @@ class _Cover:
                     "end it by commit() or rollback() of the Connection or Session"
                 )
             statement = self._inserts.redirected(connection, inside, statement, context)
+            if self._copied is not None and getattr(context, "dialect", None) is self._copied:
+                # The cursor's is that of the last of perhaps several statements.
+                context._rowcount = len(context.compiled_parameters)
         return statement, parameters
 
     def _handle_error(self, context: ExceptionContext) -> None:

@@ -18,7 +18,7 @@ with extra("postgresql", "sqlalchemy"):
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["PLAIN", "begun", "kept_path", "run", "scalar", "synchronous"]
+__all__ = ["PLAIN", "begun", "kept_path", "run", "scalar", "synchronous", "unchecked"]
 
 #: Options of a statement in which a per cent sign is one; drivers differ where there are no parameters.
 PLAIN = {"no_parameters": True}
@@ -96,6 +96,22 @@ def kept_path(connection: Connection) -> Iterator[None]:
     """
     Leave a transaction's ``search_path`` as it was, where nothing was raised; what is raised has ended the transaction.
     """
-    path = connection.exec_driver_sql("SELECT current_setting('search_path')").scalar_one()
+    with _kept(connection, "search_path"):
+        yield
+
+
+@contextlib.contextmanager
+def unchecked(connection: Connection) -> Iterator[None]:
+    """
+    Have functions made within this block without a look at what is in them, which takes longer than to make them.
+    """
+    with _kept(connection, "check_function_bodies"):
+        connection.exec_driver_sql("SELECT set_config('check_function_bodies', 'off', true)")
+        yield
+
+
+@contextlib.contextmanager
+def _kept(connection: Connection, setting: str) -> Iterator[None]:
+    before = connection.exec_driver_sql(f"SELECT current_setting('{setting}')").scalar_one()
     yield
-    connection.exec_driver_sql("SELECT set_config('search_path', %(path)s, true)", {"path": path})
+    connection.exec_driver_sql(f"SELECT set_config('{setting}', %(before)s, true)", {"before": before})

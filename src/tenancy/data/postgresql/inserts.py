@@ -95,6 +95,22 @@ class Inserts:
                 some = values(*columns, name="tenancy_rows").data([tuple(row.values()) for row in batch[start : start + ROWS]])
                 connection.execute(_call(overlay, statement.table, dict(zip(names, some.c, strict=True))))
 
+    def together(self, connection: Connection, inside: Transaction, statement: Any, rows: int) -> bool:
+        """
+        Return whether the rows of an ``INSERT`` that is executed for many can as well be inserted by one statement, whose end is when they
+        are checked.
+
+        Args:
+            connection: The connection.
+            inside: In whose partition it is, and its revision.
+            statement: What is to be executed.
+            rows: For how many rows.
+        """
+        if rows < 2 or not isinstance(statement, Insert) or getattr(statement, "_post_values_clause", None) is not None:
+            return False
+        overlay = self._overlay(connection, inside, statement.table)
+        return overlay is not None and not overlay.arranged
+
     def _overlay(self, connection: Connection, inside: Transaction, table: Any) -> Overlay | None:
         if getattr(table, "schema", None) is not None:
             return None  # such a name leads past the partition, and the server refuses it

@@ -101,7 +101,7 @@ class PostgresIsolation:
         with begun(self._engine) as connection:
             made_roles(connection, self.role, self.reader, [*grant_to])
             registry.allowed(connection)
-            run(connection, registry.install(self.role))
+            run(connection, registry.install(self.role, self.reader))
             if problems := role_problems(connection, self.role, self.reader):
                 raise ConfigurationError("; ".join(problems))
 

@@ -35,9 +35,7 @@ class Names:
         fault: The function that makes rows of the baseline a key's own; a number follows.
         references: The function that checks references; a number follows.
         after: The function that ends a statement.
-        changed: The table of what a statement has changed, until it ends.
         notes: The function that writes that down.
-        stripes: The table by whose rows those who refer to a row, and those who remove it, wait for one another.
     """
 
     schema: str
@@ -50,9 +48,7 @@ class Names:
     fault: str
     references: str
     after: str
-    changed: str
     notes: str
-    stripes: str
 
 
 class Layout:
@@ -88,6 +84,26 @@ class Layout:
         Return the same, by the names of its schema and its own.
         """
         return qualified(self.schemas[schema], name)
+
+    @property
+    def changed(self) -> str:
+        """
+        The table of what a statement has changed, until it is over; for SQL.
+        """
+        return self._shared("changed")
+
+    @property
+    def stripes(self) -> str:
+        """
+        The table by whose rows those who refer to a row, and those who remove it, wait for one another; for SQL.
+        """
+        return self._shared("stripes")
+
+    def _shared(self, what: str) -> str:
+        name = f"tenancy__{what}"
+        while name in self._taken:
+            name += "_"
+        return qualified(next(iter(self.schemas.values())), name)
 
     def inner(self, table: Table, suffix: str) -> str:
         """
@@ -125,7 +141,5 @@ class Layout:
             inner("fault"),
             inner("references"),
             inner("after"),
-            inner("changed"),
             inner("notes"),
-            inner("stripes"),
         )

@@ -12,7 +12,7 @@ from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from . import registry
 from .catalog import missing_schemas, read_tables, read_views, relation_names
-from .execution import run, scalar
+from .execution import run, scalar, unchecked
 from .layout import Layout
 from .modes import Mode, Plan, Rows, mode_of, value_of
 from .registry import Registered
@@ -104,7 +104,7 @@ class Maker:
         comment = literal(f"{_OURS}{key}")
         run(connection, [f"COMMENT ON SCHEMA {quoted(schema)} IS {comment}" for schema in plan.layout.schemas.values()])
         registry.lock_rights(connection)
-        run(connection, plan.surface())
+        self._surfaced(connection, plan)
         self._handed_over(connection, plan)
         self._register(connection, plan, mark, created=datetime.now(timezone.utc), expires=expires)
 
@@ -179,7 +179,7 @@ class Maker:
         try:
             run(connection, repaired(found.shape, tables, plan.layout, modes))
             run(connection, plan.foreign_keys())
-            run(connection, plan.surface())
+            self._surfaced(connection, plan)
         except Exception as error:
             raise PartitionError(
                 f"the partition of {found.key} cannot follow the baseline's tables: {str(error).strip()}; "
@@ -187,6 +187,10 @@ class Maker:
             ) from error
         self._handed_over(connection, plan)
         self._register(connection, plan, mark)
+
+    def _surfaced(self, connection: Connection, plan: Plan) -> None:
+        with unchecked(connection):
+            run(connection, plan.surface())
 
     def _handed_over(self, connection: Connection, plan: Plan) -> None:
         # A superuser may have made it, and another role may be the one to change or drop it.

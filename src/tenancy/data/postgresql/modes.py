@@ -14,8 +14,9 @@ from .checks import checks, within_statement
 from .deferred import deferred_uniques
 from .layout import Layout
 from .overlay import delta, fault, indexed, own_table, view, writes
-from .references import References
+from .references import References, kept
 from .structure import ForeignKey, Table, View, dollar_quoted, literal, qualified, quoted
+from .working import Working
 
 __all__ = ["Mode", "Plan", "Rows", "mode_of", "refusal", "value_of"]
 
@@ -136,6 +137,7 @@ class Plan:
         self._views = list(views)
         self._reader, self._keyed = quoted(reader), quoted(keyed)
         self.tables = {(table.schema, table.name): (table, modes(table)) for table in tables}
+        self._working = self._shared()
 
     def refusals(self) -> list[str]:
         """
@@ -224,8 +226,7 @@ class Plan:
         overlays = self._of("overlay")
         for table in overlays:
             yield from view(table, self.layout)
-        for table in self._of("overlay", *OWN):
-            yield from self._references(table).storage()
+        yield from self._working.storage(self._reader)
         for table, mode in self.tables.values():
             if isinstance(mode, Rows):
                 yield from self._rows(table, mode)
@@ -236,7 +237,7 @@ class Plan:
             overlay = mode == "overlay"
             written = names.delta if overlay else names.table
             keys = [key for key in table.foreign_keys if self._by_triggers(key)]
-            yield from checks(table, self.layout, written, self.visible, keys, self._remover, overlay=overlay)
+            yield from checks(table, self.layout, self._working, written, self.visible, keys, self._remover, overlay=overlay)
             if overlay:
                 yield from writes(table, self.layout, self._references(table))
                 yield from fault(table, names)
@@ -251,10 +252,26 @@ class Plan:
             yield f"CREATE VIEW {self.layout.place(each.schema, each.name)} AS {each.definition}"
             yield f"GRANT SELECT ON {self.layout.place(each.schema, each.name)} TO {self._keyed}"
 
+    def _shared(self) -> Working:
+        changed, referred, deferred = [], [], []
+        for table in self._of("overlay", *OWN):
+            keys, own = self._referring(table), self._within(table)
+            if keys:
+                referred.append(table)
+            if keys or own or self._overlaid(table):
+                changed.append((table, kept(table, keys, own)))
+            deferred += [key for key in keys if key.deferred]
+        return Working(self.layout, changed, referred, deferred)
+
+    def _overlaid(self, table: Table) -> bool:
+        return self.tables[table.schema, table.name][1] == "overlay"
+
+    def _within(self, table: Table) -> list[ForeignKey]:
+        return [key for key in table.foreign_keys if within_statement(key)] if self._overlaid(table) else []
+
     def _references(self, table: Table) -> References:
-        overlay = self.tables[table.schema, table.name][1] == "overlay"
-        own = [key for key in table.foreign_keys if within_statement(key)] if overlay else []
-        return References(table, self.layout, self.visible, self._referring(table), own, overlay=overlay)
+        own, overlay = self._within(table), self._overlaid(table)
+        return References(table, self.layout, self._working, self.visible, self._referring(table), own, overlay=overlay)
 
     def _triggers(self, table: Table, name: str) -> Iterator[str]:
         for _, definition in table.triggers:
@@ -294,9 +311,6 @@ class Plan:
             # Rows that are written many at once go there by themselves, and are checked there.
             yield f"GRANT SELECT, INSERT, UPDATE ON {names.delta} TO {keyed}"
             yield f"ALTER VIEW {names.table} OWNER TO {reader}"
-        for table in self._of("overlay", *OWN):
-            for name in self._references(table).tables:
-                yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {reader}"
         for table in self._of(*OWN):
             yield f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES ON {self.layout.relation(table)} TO {keyed}, {reader}"
         for table in self._of("readonly"):

@@ -76,9 +76,11 @@ def view(table: Table, layout: Layout) -> Iterator[str]:
         f"SELECT {shown}, false AS {flag} FROM {names.delta} UNION ALL SELECT {shown}, true FROM {table.sql}) u "
         f"LEFT JOIN {names.hidden} h ON u.{flag} AND {_same(key, 'h', 'u')} WHERE h.{quoted(key[0].name)} IS NULL"
     )
-    for column in table.columns:
-        if column.default is not None:
-            yield f"ALTER VIEW {names.table} ALTER COLUMN {quoted(column.name)} SET DEFAULT {column.default}"
+    defaults = [
+        f"ALTER COLUMN {quoted(column.name)} SET DEFAULT {column.default}" for column in table.columns if column.default is not None
+    ]
+    if defaults:  # by ALTER TABLE, since ALTER VIEW knows one at a time
+        yield f"ALTER TABLE {names.table} {', '.join(defaults)}"
 
 
 def writes(table: Table, layout: Layout, references: References) -> Iterator[str]:

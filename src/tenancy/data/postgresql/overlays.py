@@ -29,11 +29,13 @@ class Overlay(NamedTuple):
         delta: The table of the key's own rows, for SQL.
         fault: The schema and name of the function that makes the key's own what a row could conflict with.
         arguments: Its arguments: for each column by which a row can conflict with another one their name and type.
+        arranged: Whether its rows can refer to one another, so that it matters which comes first.
     """
 
     delta: str
     fault: tuple[str, str]
     arguments: Mapping[str, tuple[str, str]]
+    arranged: bool = False
 
 
 class Known:
@@ -83,6 +85,7 @@ def _overlays(answer: str) -> dict[str, Overlay]:
             table["delta"],
             tuple(table["fault"]),
             {name: (argument, kind) for name, (argument, kind) in table["arguments"].items()},
+            table["arranged"],
         )
         for table in json.loads(answer)
     }
@@ -115,7 +118,7 @@ def escaped(overlay: Overlay) -> Overlay:
 
     arguments = {name: (doubled(argument), doubled(kind)) for name, (argument, kind) in overlay.arguments.items()}
     schema, function = overlay.fault
-    return Overlay(doubled(overlay.delta), (doubled(schema), doubled(function)), arguments)
+    return Overlay(doubled(overlay.delta), (doubled(schema), doubled(function)), arguments, overlay.arranged)
 
 
 def met(overlay: Overlay, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

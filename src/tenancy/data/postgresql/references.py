@@ -11,11 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from .checks import Visible, fulfilled, given, missing, referred, rows_equal, stripe
+from .checks import Visible, fulfilled, given, missing, referred, rows_equal
 from .layout import Layout
-from .structure import ForeignKey, Table, dollar_quoted, quoted
+from .structure import Column, ForeignKey, Table, dollar_quoted, quoted
+from .working import Working
 
-__all__ = ["References"]
+__all__ = ["References", "kept"]
+
+
+def kept(table: Table, keys: Iterable[ForeignKey], own: Iterable[ForeignKey]) -> list[Column]:
+    """
+    Return the columns of a table that have to be known of a row that was changed.
+
+    Args:
+        table: The table.
+        keys: The foreign keys that refer to it.
+        own: Those of its own that are checked when the statement is over.
+    """
+    moved = {name for key in keys for name in key.to_columns} | {name for key in own for name in key.columns}
+    primary = {column.name for column in table.primary_key}
+    return [column for column in table.columns if column.name in moved | primary]
 
 
 class References:
@@ -25,6 +40,7 @@ class References:
     Args:
         table: The table that is referred to.
         layout: The partition.
+        working: What its statements work with.
         visible: What a key sees of tables.
         keys: The foreign keys that refer to it, oldest first.
         own: Those of its own foreign keys that rows of one statement can fulfil for one another, and that are checked when it is over.
@@ -35,6 +51,7 @@ class References:
         self,
         table: Table,
         layout: Layout,
+        working: Working,
         visible: Visible,
         keys: Iterable[ForeignKey],
         own: Iterable[ForeignKey],
@@ -48,42 +65,13 @@ class References:
         self._keys = list(keys)
         self._own = list(own)
         self._overlay = overlay
-        moved = {name for key in self._keys for name in key.to_columns} | {name for key in self._own for name in key.columns}
-        primary = {column.name for column in table.primary_key}
-        self._kept = [column for column in table.columns if column.name in moved | primary]
-        self._places = {column.name: at for at, column in enumerate(self._kept)}
+        self._working = working
+        self._places: dict[str, int] = working.places(table) if self._needed else {}
+        self._mine = f"tab = {working.number(table)}" if self._needed else ""
 
     @property
-    def needed(self) -> bool:
-        """
-        Whether anything has to be done.
-        """
+    def _needed(self) -> bool:
         return self._overlay or bool(self._keys or self._own)
-
-    @property
-    def tables(self) -> list[str]:
-        """
-        The tables that `storage` makes.
-        """
-        return [self._names.changed, *([self._names.stripes] if self._keys else [])] if self.needed else []
-
-    def storage(self) -> Iterator[str]:
-        """
-        Yield what makes the table of changes, and the rows by which transactions of the same key wait for one another.
-        """
-        if not self.needed:
-            return
-        columns = "".join(f", o{at} {column.type}, n{at} {column.type}" for at, column in enumerate(self._kept))
-        changed, stripes = self._names.changed, self._names.stripes
-        yield f"DROP TABLE IF EXISTS {changed}, {stripes}"
-        # Not UNLOGGED: to make such a table takes several times as long, since it is synced to the disk at once, and a third more space.
-        yield f'CREATE TABLE {changed} (at bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event "char" NOT NULL{columns})'
-        primary = ", ".join(f"o{self._places[column.name]}" for column in self._table.primary_key)
-        if self._overlay:
-            yield f"CREATE INDEX ON {changed} ({primary})"
-        if self._keys:
-            yield f"CREATE TABLE {stripes} (n integer PRIMARY KEY) WITH (fillfactor = 50)"
-            yield f"INSERT INTO {stripes} SELECT generate_series(0, 63)"
 
     def noted(self, event: str) -> str:
         """
@@ -94,34 +82,37 @@ class References:
         """
         if event == "I" and not self._own:
             return ""
-        places, values = ["event"], [f"'{event}'"]
-        for at, column in enumerate(self._kept):
+        places, values = ["tab", "event"], [str(self._working.number(self._table)), f"'{event}'"]
+        if self._overlay and event != "I":
+            places.append("mark")
+            values.append(self._working.mark("OLD", self._table.primary_key))
+        for name, at in self._places.items():
             if event != "I":
                 places.append(f"o{at}")
-                values.append(f"OLD.{quoted(column.name)}")
+                values.append(f"OLD.{quoted(name)}")
             if event in ("I", "U"):
                 places.append(f"n{at}")
-                values.append(f"NEW.{quoted(column.name)}")
-        insert = f"INSERT INTO {self._names.changed} ({', '.join(places)}) VALUES ({', '.join(values)});"
+                values.append(f"NEW.{quoted(name)}")
+        insert = f"INSERT INTO {self._working.changed} ({', '.join(places)}) VALUES ({', '.join(values)});"
         return f"IF {self._moved('OLD', 'NEW')} THEN {insert} END IF;" if event == "U" else insert
 
     def twice(self) -> str:
         """
         Return the condition under which the row OLD was deleted, moved or left as it is by this statement already.
         """
-        primary = [column.name for column in self._table.primary_key]
-        same = " AND ".join(f"q.o{self._places[name]} = OLD.{quoted(name)}" for name in primary)
-        return f"EXISTS (SELECT FROM {self._names.changed} q WHERE {same})"
+        key = self._table.primary_key
+        same = " AND ".join(f"q.o{self._places[column.name]} = OLD.{quoted(column.name)}" for column in key)
+        return f"EXISTS (SELECT FROM {self._working.changed} q WHERE q.{self._mine} AND q.mark = {self._working.mark('OLD', key)} AND {same})"
 
     def _moved(self, old: str, new: str) -> str:
-        sides = [", ".join(f"{row}.{quoted(column.name)}" for column in self._kept) for row in (old, new)]
+        sides = [", ".join(f"{row}.{quoted(name)}" for name in self._places) for row in (old, new)]
         return f"ROW({sides[0]}) IS DISTINCT FROM ROW({sides[1]})"
 
     def triggers(self) -> Iterator[str]:
         """
         Yield what writes changes down, and sees to them.
         """
-        if not self.needed:
+        if not self._needed:
             return
         names = self._names
         yield self._after()
@@ -159,15 +150,15 @@ END """
                 yield from self._deferred(number, key)
 
     def _after(self) -> str:
-        changed, stripes = self._names.changed, self._names.stripes
+        changed, stripes = self._working.changed, self._working.stripes
         # Earlier statements of this transaction have left dead rows behind, which are not to be gone through each time; two bounds make
         # the planner use the index.
         setting = f"tenancy.seen_{self._table.number}"
-        unseen = "at > seen AND at <= last"
+        unseen = f"{self._mine} AND at > seen AND at <= last"
         lock = ""
         if self._keys:
             hashes = " UNION ".join(
-                f"SELECT {stripe(f'w.o{self._places[name]}' for name in columns)} FROM {changed} w "
+                f"SELECT {self._working.stripe(self._table, (f'w.o{self._places[name]}' for name in columns))} FROM {changed} w "
                 f"WHERE w.event IN ('D', 'U') AND {unseen}"
                 for columns in sorted({key.to_columns for key in self._keys})
             )
@@ -187,7 +178,7 @@ END """
 DECLARE
   q record;
   seen bigint := coalesce(nullif(current_setting('{setting}', true), ''), '0');
-  last bigint := (SELECT max(at) FROM {changed} WHERE at > seen AND at < seen + 1000000000000);
+  last bigint := (SELECT max(at) FROM {changed} WHERE {self._mine} AND at > seen AND at < seen + 1000000000000);
 BEGIN
 IF last IS NULL THEN RETURN NULL; END IF;
 PERFORM set_config('{setting}', last::text, true);
@@ -252,7 +243,7 @@ END """
         alive = f"{fulfilled('a', primary)} AND {rows_equal('a', row)}"
         values = f"concat_ws(', ', {', '.join(row.values())})"
         return f"""  IF ({change}.event = 'I' OR {change}.event = 'U' AND {self._changes(key.columns, change)}) AND {given(key, row)} THEN
-    PERFORM FROM {self._names.stripes} s WHERE s.n = {stripe(row.values())} FOR SHARE;
+    PERFORM FROM {self._working.stripes} s WHERE s.n = {self._working.stripe(self._table, row.values())} FOR SHARE;
     IF NOT EXISTS (SELECT FROM {self._names.table} p WHERE {fulfilled("p", target)})
       AND EXISTS (SELECT FROM {self._names.delta} a WHERE {alive}) THEN {missing(key, values)} END IF;
   END IF;
@@ -275,9 +266,8 @@ BEGIN
 {body}RETURN NULL;
 END """
         yield f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"
-        same = [other for other in self._keys[:number] if other.name == key.name]
-        name = key.name if not same else self._layout.inner(self._table, f"referred_{number}")
+        name = key.name if self._working.first(key) else self._layout.inner(self._table, f"referred_{number}")
         yield (
-            f"CREATE CONSTRAINT TRIGGER {quoted(name)} AFTER DELETE ON {self._names.changed} DEFERRABLE INITIALLY DEFERRED "
-            f"FOR EACH ROW WHEN (OLD.event IN ('I', 'U', 'D')) EXECUTE FUNCTION {function}()"
+            f"CREATE CONSTRAINT TRIGGER {quoted(name)} AFTER DELETE ON {self._working.changed} DEFERRABLE INITIALLY DEFERRED "
+            f"FOR EACH ROW WHEN (OLD.{self._mine} AND OLD.event IN ('I', 'U', 'D')) EXECUTE FUNCTION {function}()"
         )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 __all__ = [
+    "CHANGES",
     "SCHEMA",
     "Registered",
     "allowed",
@@ -38,6 +39,8 @@ __all__ = [
 
 #: The schema of the register.
 SCHEMA = "tenancy"
+#: The sequence that numbers what statements change.
+CHANGES = f"{SCHEMA}.changes"
 #: The setting that says, within a transaction, in whose partition it is.
 SETTING = "tenancy.routing_key"
 
@@ -74,12 +77,13 @@ class Registered:
     role: str
 
 
-def install(keyed: str) -> Iterator[str]:
+def install(keyed: str, reader: str) -> Iterator[str]:
     """
     Yield what makes the register.
 
     Args:
         keyed: The role that statements of a key are run by.
+        reader: The role that partitions' functions are run by.
     """
     role = quoted(keyed)
     yield f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
@@ -88,6 +92,7 @@ def install(keyed: str) -> Iterator[str]:
   fingerprint text NOT NULL,
   version integer NOT NULL DEFAULT {_VERSION}, created timestamptz NOT NULL DEFAULT now(), expires timestamptz, role text NOT NULL,
   revision text NOT NULL DEFAULT pg_current_xact_id()::text)"""
+    yield f"CREATE SEQUENCE IF NOT EXISTS {CHANGES}"
     # The lock is held to the end of the transaction, and whoever drops the partition waits for it. Where all statements see what was
     # committed before the first of them, one that had to wait would see the partition as it was before it was dropped or changed.
     # A schema that is not there is left out of a path in silence; whether it is, is asked of what is committed now.
@@ -120,6 +125,7 @@ END $tenancy$"""
     yield f"REVOKE ALL ON SCHEMA {SCHEMA} FROM PUBLIC"
     yield f"GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC"
     yield f"GRANT SELECT ON {SCHEMA}.partitions TO PUBLIC"
+    yield f"GRANT USAGE ON SEQUENCE {CHANGES} TO {quoted(reader)}"
     yield f"GRANT EXECUTE ON FUNCTION {SCHEMA}.enter(text) TO PUBLIC"
     yield f"COMMENT ON SCHEMA {SCHEMA} IS {literal(f'request-tenancy: the partitions of this database; keyed role {role}')}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from .checks import within_statement
 from .layout import Layout
 from .overlay import arguments, delta, indexed, own_table
 from .structure import Column, Table, dollar_quoted, quoted
@@ -43,7 +44,8 @@ def remembered(tables: Iterable[tuple[Table, str]], layout: Layout) -> dict[str,
             "triggers": [name for name, _ in table.triggers] if mode != "overlay" else [],
             "fault": [layout.schemas[table.schema], layout.inner(table, "fault")],
             "arguments": arguments(table) if mode == "overlay" else {},
-            "working": [layout.names(table).changed, layout.names(table).stripes],
+            "arranged": any(within_statement(key) for key in table.foreign_keys),
+            "working": [layout.changed, layout.stripes],
         }
         for table, mode in tables
         if mode in _KEPT
@@ -57,9 +59,10 @@ def weakened(known: Mapping[str, Any]) -> Iterator[str]:
     Args:
         known: What `remembered` returned.
     """
+    # They are made anew with what writes to them.
+    for name in dict.fromkeys(name for table in known.values() for name in table["working"]):
+        yield f"DROP TABLE IF EXISTS {name}"
     for table in known.values():
-        # They are made anew with what writes to them.
-        yield f"DROP TABLE IF EXISTS {', '.join(table['working'])}"
         for name in table["foreign"]:
             yield f"ALTER TABLE {table['delta']} DROP CONSTRAINT IF EXISTS {quoted(name)}"
         for name in table["triggers"]:
