@@ -207,7 +207,7 @@ EXTRAS: Mapping[str, Row] = {
             *("tests/routes/stores/test_redis.py", "tests/messaging/deduplication/test_redis.py"),
             *(f"tests/data/redis_partition/test_{name}.py" for name in ("commands", "partition", "pubsub", "read_through")),
         ),
-        beside=("greenlet", "sqlalchemy>=2.0.28"),  # of the folder above
+        beside=("greenlet", "sqlalchemy>=2.0.25"),  # of the folder above
     ),
     "yaml": Row("yaml", tests=("tests/routes/test_live.py",), beside=("opentelemetry-sdk",)),
     "testing": Row(

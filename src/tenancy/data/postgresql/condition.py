@@ -70,12 +70,13 @@ def status_of(connection: Connection, found: Registered) -> Status:
         "WHERE n.nspname = ANY(%(own)s) AND c.relkind = 'r'",
         {"own": list(found.schemas.values())},
     ).scalar()
-    changed = {}
-    for table in found.shape.values():
-        if table["mode"] == "overlay" and all(_there(connection, table[it]) for it in ("delta", "hidden")):
-            own, hidden = (int(scalar(connection, f"SELECT count(*) FROM {table[it]}")) for it in ("delta", "hidden"))
-            if own or hidden:
-                changed[f"{table['schema']}.{table['name']}"] = own, hidden
+    overlays = [table for table in found.shape.values() if table["mode"] == "overlay"]
+    rows = _counted(connection, [table[it] for table in overlays for it in ("delta", "hidden")])
+    changed = {
+        f"{table['schema']}.{table['name']}": (rows[table["delta"]], rows[table["hidden"]])
+        for table in overlays
+        if rows.keys() >= {table["delta"], table["hidden"]} and (rows[table["delta"]] or rows[table["hidden"]])
+    }
     return Status(found.key, found.state, found.schemas, found.created, found.expires, int(size or 0), changed)
 
 
@@ -119,6 +120,19 @@ def faults_of(connection: Connection, found: Registered, mark: str, modes: Mappi
     for name, (_, hidden) in status_of(connection, found).changed.items():
         if hidden > _MANY_HIDDEN:
             yield f"{key} has changed or deleted {hidden} rows of {name}, which makes its reads slow: use mode copy for that table"
+
+
+def _counted(connection: Connection, names: list[str]) -> dict[str, int]:
+    """
+    How many rows those of some tables have that are there.
+    """
+    literals = ", ".join(literal(name) for name in names)
+    there = scalar(
+        connection,
+        f"SELECT coalesce(array_agg(n), '{{}}') FROM unnest(ARRAY[{literals}]::text[]) n WHERE to_regclass(n) IS NOT NULL",
+    )
+    counts = ", ".join(f"(SELECT count(*) FROM {name})" for name in there)
+    return dict(zip(there, scalar(connection, f"SELECT ARRAY[{counts}]::bigint[]"), strict=True))
 
 
 def _there(connection: Connection, name: str) -> bool:

@@ -184,9 +184,8 @@ class _Cover:
                     "end it by commit() or rollback() of the Connection or Session"
                 )
             statement = self._inserts.redirected(connection, inside, statement, context)
-            if self._copied is not None and getattr(context, "dialect", None) is self._copied:
-                # The cursor's is that of the last of perhaps several statements.
-                context._rowcount = len(context.compiled_parameters)
+            if context is not None and context.dialect is self._copied:
+                connection.dialect = self._engine.dialect
         return statement, parameters
 
     def _handle_error(self, context: ExceptionContext) -> None:

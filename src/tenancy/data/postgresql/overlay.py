@@ -9,7 +9,7 @@ join, for which PostgreSQL refuses ``FOR UPDATE``: it would lock nothing of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .checks import FAULTING
 from .layout import Layout, Names
@@ -31,17 +31,24 @@ def delta(table: Table, names: Names) -> Iterator[str]:
     """
     Yield what makes the tables that an overlay writes to.
     """
-    yield own_table(table, names.delta)
-    for index in table.indexes:
+    # With the table, that takes less time; but violations are found in the order of the indexes.
+    first = [index for index in table.indexes[:1] if index.primary]
+    yield own_table(table, names.delta, first)
+    for index in table.indexes[len(first) :]:
         yield indexed(names.delta, index)
     key = table.primary_key
     columns = ", ".join(f"{quoted(column.name)} {column.type} NOT NULL" for column in key)
     yield f"CREATE TABLE {names.hidden} ({columns}, CONSTRAINT {names.hidden_key} PRIMARY KEY ({_list(key)}))"
 
 
-def own_table(table: Table, name: str) -> str:
+def own_table(table: Table, name: str, constraints: Iterable[Index] = ()) -> str:
     """
     Return what makes a table of the same form, without its indexes and references; what counts, counts on in the baseline's sequences.
+
+    Args:
+        table: The table of the baseline.
+        name: What it is called, for SQL.
+        constraints: Those of its constraints that it is made with.
     """
     options = "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS INCLUDING STORAGE"
     defaults = "".join(
@@ -49,7 +56,8 @@ def own_table(table: Table, name: str) -> str:
         for column in table.columns
         if column.identity
     )
-    return f"CREATE TABLE {name} (LIKE {table.sql} {options}){defaults}"
+    added = "".join(f", CONSTRAINT {quoted(index.name)} {index.definition}" for index in constraints)
+    return f"CREATE TABLE {name} (LIKE {table.sql} {options}{added}){defaults}"
 
 
 def indexed(name: str, index: Index) -> str:

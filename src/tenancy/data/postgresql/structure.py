@@ -5,9 +5,8 @@ What the baseline's tables look like, as far as a partition of them needs to kno
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Column", "ForeignKey", "Index", "Table", "View", "dollar_quoted", "fingerprint", "literal", "qualified", "quoted"]
 
@@ -242,6 +241,6 @@ def fingerprint(tables: Iterable[Table], views: Iterable[View] = ()) -> str:
     """
     Return what differs when anything of these differs that a partition is made after.
     """
-    parts = [{**asdict(table), "number": 0} for table in tables] + [asdict(view) for view in views]
-    parts.sort(key=lambda part: (str(part["schema"]), str(part["name"])))
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    parts: list[Table | View] = [*(replace(table, number=0) for table in tables), *views]
+    parts.sort(key=lambda part: (part.schema, part.name))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
