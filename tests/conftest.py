@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from uuid import uuid4
 
 import pytest
+from opentelemetry import context, trace
 
 from tenancy.testing import Configure
 from tests import services
@@ -13,6 +14,16 @@ from tests import services
 @pytest.fixture(autouse=True)
 def _own_settings(tenancy_settings: Configure) -> None:
     """Every test starts with the default settings, no open route table and no warning given, and leaves nothing of it behind."""
+
+
+@pytest.fixture(autouse=True)
+def _no_span_left() -> Iterator[None]:
+    """No test leaves a span behind that those after it would be part of."""
+    yield
+    span = trace.get_current_span()
+    if span is not trace.INVALID_SPAN:
+        context.attach(trace.set_span_in_context(trace.INVALID_SPAN))
+    assert span is trace.INVALID_SPAN, f"{span} is still the current span: detach it, or work in a context of its own"
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import copy_context
 from types import SimpleNamespace
 from typing import Any
 
@@ -157,8 +158,10 @@ def _variant(topic: _Topic, make: Callable[[dict[str, Any]], Any], loop: Loop, w
         wanted: How many messages the loop gets.
     """
     held: list[Any] = []
+    # OpenTelemetry's instrumentation leaves the span of the last message in the context until the next one is polled.
+    context = copy_context()
 
-    def work(_: int) -> float:
+    def read() -> float:
         if not held:
             consumer = make(topic.config())
             consumer.assign([TopicPartition(topic.name, 0, 0)])
@@ -173,7 +176,7 @@ def _variant(topic: _Topic, make: Callable[[dict[str, Any]], Any], loop: Loop, w
         assert found == wanted, f"{found} of {wanted} messages came"
         return seconds
 
-    return work
+    return lambda _: context.run(read)
 
 
 def _asynchronous(topic: _Topic, make: Callable[..., Any], wanted: int) -> Callable[[int], float]:

@@ -4,6 +4,7 @@ The command ``tenancy`` itself: its commands, and how it ends.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import NoReturn
@@ -38,6 +39,8 @@ def run() -> NoReturn:
     """
     Run the command line, and end the process.
     """
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(_is_no_interrupt)
     try:
         status = tenancy.main(prog_name="tenancy", standalone_mode=False)
     except click.ClickException as error:
@@ -55,3 +58,8 @@ def run() -> NoReturn:
             pass
     # At once: the threads that an imported application has started, and exporters that wait for their collector, are not waited for.
     os._exit(status if isinstance(status, int) else 0)
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    # A library that is interrupted while it closes a connection logs that with a traceback; what there is to say, the command says.
+    return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
