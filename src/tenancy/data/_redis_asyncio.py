@@ -10,7 +10,7 @@ from typing import Any
 
 from ..context import routing_key
 from ..scope import scope
-from ._redis_hooks import ORDINARY, Deriving, is_listing
+from ._redis_hooks import ORDINARY, Deriving, listing
 from ._redis_names import Part
 from ._redis_pipeline import PipelineHook
 from ._redis_pubsub import PubSubHook
@@ -47,8 +47,8 @@ class Client(Deriving):
         if key is None:
             if words and type(words[0]) is str and words[0] in ORDINARY:
                 return execute(*words, **options)
-            reply = execute(*words, **options)
-            return _plainly(reply, self._tenancy_visible) if is_listing(words) else reply
+            visible, reply = listing(words), execute(*words, **options)
+            return reply if visible is None else _plainly(reply, visible)
         part = self._tenancy_parts[key]
         if len(words) > 1 and type(words[1]) is str and type(words[0]) is str and words[0] in self._tenancy_simple:
             own = part.prefix + words[1]
@@ -75,8 +75,8 @@ class Pipeline(PipelineHook):
         key = self._tenancy_pinned()
         execute: _Execute = super().immediate_execute_command  # type: ignore[misc]
         if key is None:
-            reply = execute(*words, **options)
-            return _plainly(reply, self._tenancy_visible) if is_listing(words) else reply
+            visible, reply = listing(words), execute(*words, **options)
+            return reply if visible is None else _plainly(reply, visible)
         part = self._tenancy_parts[key]
         names = Plan(words, self._tenancy_encode).names if self._tenancy.read_through else []
         words, options, plain = rewrite(part, words, options, self._tenancy_encode)

@@ -262,7 +262,12 @@ CONTAINERS: Final = frozenset(
 )
 
 #: Commands without a key that tell names: of the baseline's answers those of routing keys are left out.
-LISTING: Final = frozenset({"KEYS", "SCAN", "PUBSUB CHANNELS", "PUBSUB SHARDCHANNELS"})
+LISTING: Final[dict[str, Callable[[Any], Any]]] = {
+    "KEYS": replies.visible,
+    "SCAN": replies.visible_page,
+    "PUBSUB CHANNELS": replies.visible,
+    "PUBSUB SHARDCHANNELS": replies.visible,
+}
 
 _OTHERS: Final = "it changes what others have too: leave it to those who run the server, or to work without a key"
 _EVERYTHING: Final = "it deletes everybody's data: use RedisPartition.drop(client, key) for one key's"

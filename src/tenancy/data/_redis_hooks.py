@@ -19,9 +19,8 @@ from ..errors import ConfigurationError, PartitionError
 from ..key import RoutingKey
 from ._redis_commands import COMMANDS, FIRST, LISTING, find
 from ._redis_names import Names, Part
-from ._redis_replies import visible
 
-__all__ = ["Adoption", "Deriving", "Hook", "ORDINARY", "SIMPLE", "is_listing", "whose"]
+__all__ = ["Adoption", "Deriving", "Hook", "ORDINARY", "SIMPLE", "listing", "whose"]
 
 
 class Adoption:
@@ -95,22 +94,22 @@ class Hook:
 #: Names of commands with one key, which is the first word, as redis-py writes them: nothing else has to be looked at.
 SIMPLE: Final = frozenset(name for name, command in COMMANDS.items() if command is FIRST)
 #: Names of commands, as redis-py writes them, whose answers to the baseline need no look.
-ORDINARY: Final = frozenset(COMMANDS) - LISTING
+ORDINARY: Final = frozenset(COMMANDS) - LISTING.keys()
 
 
-def is_listing(words: tuple[Any, ...]) -> bool:
+def listing(words: tuple[Any, ...]) -> Callable[[Any], Any] | None:
     """
-    Return whether a command's answer tells names without having been asked for one.
+    Return what leaves the names of routing keys out of a command's answer to the baseline; None where it tells none that were not asked for.
     """
     name = words[0] if words else None
     if type(name) is str and name in ORDINARY:
-        return False
+        return None
     if not isinstance(name, (str, bytes)):
-        return False
+        return None
     try:
-        return find(words)[0] in LISTING
+        return LISTING.get(find(words)[0])
     except PartitionError:
-        return False
+        return None
 
 
 def whose(key: RoutingKey | None) -> str:
@@ -139,9 +138,6 @@ class Deriving(Hook):
 
     def _tenancy_encode(self, value: Any) -> Any:
         return self.connection_pool.get_encoder().encode(value)  # type: ignore[attr-defined]
-
-    def _tenancy_visible(self, reply: Any) -> Any:
-        return visible(self._tenancy.names, reply)
 
 
 def _module(name: str) -> Callable[..., Any]:

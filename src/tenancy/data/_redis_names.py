@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ..errors import ConfigurationError, PartitionError
-from ..key import GRAMMAR, RoutingKey
+from ..key import GRAMMAR, RESERVED, RoutingKey
 from ..naming import partition_name
 
-__all__ = ["Names", "Part", "raw_name", "shown"]
+__all__ = ["Names", "Part", "hidden", "raw_name", "shown"]
 
 Encode = Callable[[Any], Any]
 
@@ -21,6 +21,15 @@ Encode = Callable[[Any], Any]
 # another's.
 _BASE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MEMO: Final = 1024
+
+# What begins so is a routing key's, whatever follows: every base's part, what stands beside one, and `tenancy.cache_key`. The names of
+# route stores and of deduplication begin with "tenancy::", where no key can be. The channel of a notification has the name of the key
+# that changed at its end: https://redis.io/docs/latest/develop/pubsub/keyspace-notifications/ and, from Redis 8.8 on,
+# https://redis.io/docs/latest/develop/pubsub/subkeyspace-notifications/
+_HIDDEN: Final = re.compile(
+    r"(?:__(?:sub)?keyspace(?:item)?@\d+__:|__subkeyspaceevent@\d+__:[^|]*\|)?"
+    rf"tenancy:(?!(?:{'|'.join(sorted(RESERVED))}):){GRAMMAR}:"
+)
 
 
 class Part:
@@ -89,7 +98,7 @@ class _Parts(dict[RoutingKey, Part]):
 
 class Names:
     """
-    The names of all routing keys in one Redis.
+    The names of all routing keys in one base of a Redis.
 
     Args:
         base: What the data is called: 1 to 64 of the characters a-z, A-Z, 0-9, ``_``, ``.`` and ``-``.
@@ -107,11 +116,7 @@ class Names:
         self.base = base
         #: The names of each routing key.
         self.parts: Mapping[RoutingKey, Part] = _Parts(base)
-        found = rf"tenancy:({GRAMMAR}):{re.escape(base)}"
-        self._named = re.compile(rf"{found}:", re.DOTALL)
-        # A notification's channel has the name of the key that changed at its end:
-        # https://redis.io/docs/latest/develop/use/keyspace-notifications/
-        self._hidden = re.compile(rf"(?:__keyspace@\d+__:)?{found}(?::|\Z)")
+        self._named = re.compile(rf"tenancy:({GRAMMAR}):{re.escape(base)}:")
 
     def everything(self) -> str:
         """
@@ -126,13 +131,14 @@ class Names:
         found = self._named.match(name.decode("latin-1"))
         return None if found is None else RoutingKey.parse(found[1])
 
-    def hidden(self, name: Any) -> bool:
-        """
-        Return whether a name, or the channel of a notification about it, belongs to a routing key.
-        """
-        if isinstance(name, bytes):
-            return b"tenancy:" in name[:64] and self._hidden.match(name.decode("latin-1")) is not None
-        return isinstance(name, str) and self._hidden.match(name) is not None
+
+def hidden(name: Any) -> bool:
+    """
+    Return whether a name, or the channel of a notification about it, belongs to a routing key: in whichever base.
+    """
+    if isinstance(name, bytes):
+        return b"tenancy:" in name[:64] and _HIDDEN.match(name.decode("latin-1")) is not None
+    return isinstance(name, str) and _HIDDEN.match(name) is not None
 
 
 def raw_name(name: Any, encode: Encode) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 from ..context import routing_key
 from ..errors import PartitionError
 from ..key import RoutingKey
-from ._redis_hooks import ORDINARY, Deriving, is_listing, whose
+from ._redis_hooks import ORDINARY, Deriving, listing, whose
 from ._redis_rewrite import Plan, rewrite
 
 __all__ = ["PipelineHook"]
@@ -43,8 +43,9 @@ class PipelineHook(Deriving):
         if key is None:
             if words and type(words[0]) is str and words[0] in ORDINARY:
                 return queue(*words, **options)
-            if is_listing(words):
-                self._tenancy_replies[len(self.command_stack)] = self._tenancy_visible
+            visible = listing(words)
+            if visible is not None:
+                self._tenancy_replies[len(self.command_stack)] = visible
             return queue(*words, **options)
         part = self._tenancy_parts[key]
         if len(words) > 1 and type(words[1]) is str and type(words[0]) is str and words[0] in self._tenancy_simple:

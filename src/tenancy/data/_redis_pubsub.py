@@ -10,7 +10,7 @@ from ..context import routing_key
 from ..errors import PartitionError
 from ..key import RoutingKey
 from ._redis_hooks import Hook, whose
-from ._redis_names import Part, shown
+from ._redis_names import Part, hidden, shown
 from ._redis_rewrite import check_channel
 
 __all__ = ["PubSubHook"]
@@ -69,23 +69,29 @@ class PubSubHook(Hook):
         kind = reply[0].decode("latin-1") if isinstance(reply[0], bytes) else reply[0]
         owner = self._tenancy_key
         if owner is None:
-            return None if self._tenancy_hidden(kind, reply) else reply
+            return None if _is_theirs(kind, reply) else reply
         part = self._tenancy_parts[owner]
         last = 2 if kind == "pmessage" else 1
         return [_plain(part, word) if 1 <= position <= last else word for position, word in enumerate(reply)]
 
-    def _tenancy_hidden(self, kind: str, reply: Any) -> bool:
-        # What the baseline hears by a pattern that is somebody's: it would have two owners.
-        hidden = self._tenancy.names.hidden
-        if kind == "pmessage":
-            return hidden(reply[2]) or (_is_event(reply[2]) and hidden(reply[3]))
-        return kind == "message" and _is_event(reply[1]) and hidden(reply[2])
+
+def _is_theirs(kind: str, reply: Any) -> bool:
+    # What the baseline hears by a pattern that is somebody's: it would have two owners.
+    if kind == "pmessage":
+        return hidden(reply[2]) or _tells(reply[2], reply[3])
+    return kind == "message" and _tells(reply[1], reply[2])
+
+
+def _tells(channel: Any, message: Any) -> bool:
+    # Of these channels the message is the name of a key, or begins with its length and the name.
+    if not isinstance(channel, (str, bytes)) or not isinstance(message, (str, bytes)):
+        return False
+    if channel[:11] in ("__keyevent@", b"__keyevent@"):
+        return hidden(message)
+    if channel[:14] in ("__subkeyevent@", b"__subkeyevent@"):
+        return hidden(message.partition(":")[2] if isinstance(message, str) else message.partition(b":")[2])
+    return False
 
 
 def _plain(part: Part, name: Any) -> Any:
     return None if name is None else part.plain(name)
-
-
-def _is_event(channel: Any) -> bool:
-    # Of these the message is the name of a key.
-    return channel[:11] in ("__keyevent@", b"__keyevent@") if isinstance(channel, (str, bytes)) else False

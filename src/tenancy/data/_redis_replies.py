@@ -4,13 +4,13 @@ Answers of Redis that have names in them, as redis-py hands them over: with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
 
 from ..errors import PartitionError
-from ._redis_names import Names, Part, shown
+from ._redis_names import Part, hidden, shown
 
-__all__ = ["Reply", "counted", "first", "names", "pairs", "scanned", "visible"]
+__all__ = ["Reply", "counted", "first", "names", "pairs", "scanned", "visible", "visible_page"]
 
 #: Makes an answer plain.
 Reply = Callable[[Part, Any], Any]
@@ -20,7 +20,7 @@ def names(part: Part, reply: Any) -> Any:
     """
     Make plain a list of names, as KEYS answers.
     """
-    return [part.plain(name) for name in reply]
+    return [part.plain(name) for name in _listed(reply)]
 
 
 def scanned(part: Part, reply: Any) -> Any:
@@ -28,7 +28,8 @@ def scanned(part: Part, reply: Any) -> Any:
     Make plain a cursor and a list of names, as SCAN answers.
     """
     cursor, found = _items(reply, 2)
-    return type(reply)((cursor, names(part, found)))
+    both = (cursor, names(part, found))
+    return list(both) if isinstance(reply, list) else both
 
 
 def first(part: Part, reply: Any) -> Any:
@@ -59,19 +60,43 @@ def counted(part: Part, reply: Any) -> Any:
     return pairs(part, reply)
 
 
-def visible(known: Names, reply: Any) -> Any:
+def visible(reply: Any) -> Any:
     """
-    Leave the names of routing keys out of an answer to the baseline: that of KEYS or SCAN, or a list of channels.
+    Leave the names of routing keys out of names that the baseline is answered with: by KEYS, or PUBSUB CHANNELS.
     """
-    if isinstance(reply, (list, tuple)) and len(reply) == 2 and isinstance(reply[1], list):
-        both = (reply[0], visible(known, reply[1]))
-        return list(both) if isinstance(reply, list) else both
-    return [name for name in reply if not known.hidden(name)] if isinstance(reply, list) else reply
+    found = _listed(reply)
+    for name in found:
+        if not isinstance(name, (str, bytes)):
+            _unknown(reply)
+    mine = [name for name in found if not hidden(name)]
+    return type(reply)(mine) if type(reply) in (set, frozenset, tuple) else mine
+
+
+def visible_page(reply: Any) -> Any:
+    """
+    Leave the names of routing keys out of a cursor and names that the baseline is answered with, by SCAN.
+    """
+    cursor, found = _items(reply, 2)
+    if not isinstance(cursor, (int, str, bytes)):
+        _unknown(reply)
+    both = (cursor, visible(found))
+    return list(both) if isinstance(reply, list) else both
+
+
+def _listed(reply: Any) -> list[Any]:
+    # Not what could have names in a place where nobody looks.
+    if isinstance(reply, (str, bytes, Mapping)) or not isinstance(reply, Iterable):
+        _unknown(reply)
+    return list(reply)
 
 
 def _items(reply: Any, number: int | None) -> Any:
-    if isinstance(reply, (list, tuple)) and len(reply) == (number or len(reply)) and reply is not None:
+    if isinstance(reply, (list, tuple)) and len(reply) == (number or len(reply)):
         return reply
+    _unknown(reply)
+
+
+def _unknown(reply: Any) -> NoReturn:
     raise PartitionError(
         f"Redis' answer has an unknown form, {shown(reply)}; a response callback of your own may have changed it: remove it"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..context import routing_key
 from ..scope import scope
-from ._redis_hooks import ORDINARY, Deriving, is_listing
+from ._redis_hooks import ORDINARY, Deriving, listing
 from ._redis_pipeline import PipelineHook
 from ._redis_pubsub import PubSubHook
 from ._redis_rewrite import Plan, rewrite
@@ -28,8 +28,8 @@ class Client(Deriving):
         if key is None:
             if words and type(words[0]) is str and words[0] in ORDINARY:
                 return execute(*words, **options)
-            reply = execute(*words, **options)
-            return self._tenancy_visible(reply) if is_listing(words) else reply
+            visible, reply = listing(words), execute(*words, **options)
+            return reply if visible is None else visible(reply)
         part = self._tenancy_parts[key]
         if len(words) > 1 and type(words[1]) is str and type(words[0]) is str and words[0] in self._tenancy_simple:
             own = part.prefix + words[1]
@@ -57,8 +57,8 @@ class Pipeline(PipelineHook):
         key = self._tenancy_pinned()
         execute = super().immediate_execute_command  # type: ignore[misc]
         if key is None:
-            reply = execute(*words, **options)
-            return self._tenancy_visible(reply) if is_listing(words) else reply
+            visible, reply = listing(words), execute(*words, **options)
+            return reply if visible is None else visible(reply)
         part = self._tenancy_parts[key]
         if self._tenancy.read_through:
             names = Plan(words, self._tenancy_encode).names
