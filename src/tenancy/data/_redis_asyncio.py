@@ -15,7 +15,7 @@ from ._redis_names import Part
 from ._redis_pipeline import PipelineHook
 from ._redis_pubsub import PubSubHook
 from ._redis_rewrite import Plan, rewrite
-from ._redis_through import claim, owned
+from ._redis_through import claim, owned, owned_options
 
 __all__ = ["Client", "Pipeline", "PubSub"]
 
@@ -32,7 +32,7 @@ async def _after(execute: _Execute, first: tuple[Any, ...], words: tuple[Any, ..
 
 
 async def _read(execute: _Execute, plan: Plan, part: Part, options: dict[str, Any]) -> Any:
-    words, options = plan.mixed(part, options, await execute(*owned(part, plan.names)))
+    words, options = plan.mixed(part, options, await execute(*owned(part, plan.names), **owned_options(part)))
     return await execute(*words, **options)
 
 

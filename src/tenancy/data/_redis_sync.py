@@ -12,7 +12,7 @@ from ._redis_hooks import ORDINARY, Deriving, listing
 from ._redis_pipeline import PipelineHook
 from ._redis_pubsub import PubSubHook
 from ._redis_rewrite import Plan, rewrite
-from ._redis_through import claim, owned
+from ._redis_through import claim, owned, owned_options
 
 __all__ = ["Client", "Pipeline", "PubSub"]
 
@@ -39,7 +39,7 @@ class Client(Deriving):
         if self._tenancy.read_through:
             plan = Plan(words, self._tenancy_encode)
             if plan.names and plan.reads:
-                words, options = plan.mixed(part, options, execute(*owned(part, plan.names)))
+                words, options = plan.mixed(part, options, execute(*owned(part, plan.names), **owned_options(part)))
                 return execute(*words, **options)
             if plan.names:
                 execute(*claim(part, plan.names))

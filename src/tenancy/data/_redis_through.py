@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ._redis_names import Part
 
-__all__ = ["claim", "owned"]
+__all__ = ["claim", "owned", "owned_options"]
 
 # KEYS: the set of own names; then for each name that of the baseline's key, and the routing key's own. COPY keeps the time to live, and
 # leaves alone what is there already.
@@ -27,6 +27,14 @@ def owned(part: Part, names: Sequence[bytes]) -> tuple[Any, ...]:
     Return the command that tells for each name whether it is the routing key's own: 1, or 0.
     """
     return ("SMISMEMBER", part.marker, *names)
+
+
+def owned_options(part: Part) -> dict[str, Any]:
+    """
+    Return the options of redis-py for `owned`.
+    """
+    # Its client-side cache would keep the answer, and refuses to do so without a name for which Redis could tell that it has changed.
+    return {"keys": [part.marker]}
 
 
 def claim(part: Part, names: Sequence[bytes]) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis as client_library
 
 import tenancy
 from tenancy.data.redis import RedisPartition

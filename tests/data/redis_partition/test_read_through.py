@@ -5,6 +5,7 @@ Reading through: a key's name is the baseline's until the routing key changes it
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -221,3 +222,55 @@ async def test_locks_work(through: Side) -> None:
         assert await done(own.acquire(blocking=False))
         await done(own.release())
         assert await done(own.acquire(blocking=False))
+
+
+def test_a_client_side_cache_reads_through(redis: str, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py's own cache keeps whose a name is for each key, until something changes it here or elsewhere."""
+    cache = pytest.importorskip("redis.cache", reason="this redis-py has no client-side cache")
+    # redis-py wants a newer server than tests must have; what it needs of it, Redis has had since version 6.
+    monkeypatch.setattr(client_library.connection.CacheProxyConnection, "MIN_ALLOWED_VERSION", "6.0.0")
+    options = {"protocol": 3, "decode_responses": True}
+    side = Side(redis, unique, asyncio=False, read_through=True, cache_config=cache.CacheConfig(), **options)
+    other = client_library.Redis.from_url(redis, **options)
+    side.partition.install(other)
+    client, name, second = side.client, side.n("a"), side.n("b")
+    now: dict[str | None, str | None] = {"pr-42": "1", "pr-43": "1", None: "1"}
+    reads: list[Callable[[], Any]] = [
+        lambda: client.get(name),
+        lambda: client.mget(name, second)[0],
+        lambda: client.execute_command("GETRANGE", name, 0, -1, keys=[name]) or None,
+        lambda: client.dump(name) and client.get(name),
+    ]
+
+    def check() -> None:
+        time.sleep(0.05)  # invalidations arrive by themselves
+        for read in reads:
+            for owner in (*now, *now):
+                with tenancy.scope(owner):
+                    assert read() == now[owner]
+
+    try:
+        side.plain.set(name, 1)
+        check()
+        before = client.get_cache().size
+        assert before >= 6
+        check()
+        assert client.get_cache().size == before  # they were answered by it
+        for writer, owner, value in (
+            *((client, "pr-42", "2"), (other, None, "3"), (other, "pr-43", "4"), (client, None, "5"), (other, "pr-42", None)),
+            *((client, "pr-43", None), (client, None, None)),
+        ):
+            with tenancy.scope(owner):
+                writer.delete(name) if value is None else writer.set(name, value)
+            now.update({owner: value})
+            for key in ("pr-42", "pr-43"):  # what is nobody's own is the baseline's
+                if owner is None and not side.plain.sismember(f"tenancy:{key}:{unique}", name):
+                    now[key] = value
+            check()
+        side.partition.drop(client, "pr-42")
+        side.plain.set(name, "6")
+        now.update({"pr-42": "6", None: "6"})
+        check()
+    finally:
+        other.close()
+        asyncio.run(side.close())
