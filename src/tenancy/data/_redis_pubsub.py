@@ -59,7 +59,7 @@ class PubSubHook(Hook):
         part = self._tenancy_parts[owner]
         if name in _SUBSCRIBES:
             for channel in words[1:]:
-                check_channel(part, channel, self.encoder.encode)
+                check_channel(part, channel, self.encoder.encode, pattern=name == "PSUBSCRIBE")
         return (given, *(part.own(channel, self.encoder.encode) for channel in words[1:]))
 
     def _tenancy_plain(self, reply: Any) -> Any:

@@ -4,17 +4,19 @@ A command of the caller's made into the one that Redis gets. No input or output.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ..errors import PartitionError
 from ._redis_commands import NOT_THROUGH, READS, Command, find
+from ._redis_globs import tells_of_keys
 from ._redis_names import Encode, Part, raw_name
 from ._redis_replies import Reply
 
 __all__ = ["Plan", "check_channel", "rewrite"]
 
-_NOTIFICATIONS: Final = (b"__keyspace@", b"__keyevent@")
+_NOTIFICATIONS: Final = re.compile(rb"__(?:keyspace|keyevent|subkeyspace|subkeyevent|subkeyspaceitem|subkeyspaceevent)@")
 
 
 def rewrite(
@@ -54,16 +56,24 @@ def _changed(part: Part, command: Command, name: str, words: tuple[Any, ...], at
     return tuple(changed)
 
 
-def check_channel(part: Part, channel: Any, encode: Encode) -> None:
+def check_channel(part: Part, channel: Any, encode: Encode, *, pattern: bool = False) -> None:
     """
     Raise where a channel is one of Redis' own, on which it tells of everybody's keys.
+
+    Args:
+        part: The key's names.
+        channel: The channel, or a pattern of channels.
+        encode: The client's encoder.
+        pattern: Whether it is a pattern. One that is for channels of this kind would never match, as the key's own have its prefix.
 
     Raises:
         PartitionError: If it is one.
     """
-    if raw_name(channel, encode).startswith(_NOTIFICATIONS):
+    raw = raw_name(channel, encode)
+    if _NOTIFICATIONS.match(raw) or (pattern and tells_of_keys(raw)):
         raise PartitionError(
-            f"the channel {channel!r} tells of everybody's keys, not of routing key {str(part.key)!r} alone: subscribe to it without a key"
+            f"the {'pattern' if pattern else 'channel'} {channel!r} tells of everybody's keys, not of routing key {str(part.key)!r} alone: "
+            "subscribe to it without a key"
         )
 
 

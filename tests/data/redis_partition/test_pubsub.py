@@ -5,6 +5,8 @@ Channels: a message reaches the subscriptions of the routing key under which it 
 from __future__ import annotations
 
 import asyncio
+import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 import redis as client_library
 
 import tenancy
+from tenancy.data._redis_globs import could_match
 from tenancy.errors import PartitionError
 from tests import services
 from tests.data.redis_partition.conftest import Side, closed, done, text
@@ -228,6 +231,77 @@ async def test_what_a_subscription_cannot_keep_to_its_key(side: Side) -> None:
         assert answers[0] == answers[1]
     await closed(bare)
     await closed(subscription)
+
+
+NOTIFICATIONS = [
+    *(
+        "__key*__:*",
+        "__key*",
+        "__*",
+        "__*__:*",
+        "__*:set",
+        "__key????e@*",
+        "__k[e]y[es]*:*",
+        "__key[^x]vent@0__:del",
+        "__keyspace*foo",
+    ),
+    *("[_]_key*", "\\__keyspace@0__:*", "__keyspac[a-f]@*", "__keyspac[f-a]@*", "__subkey*", "__sub*@0__:*", "__keyspace@[0-9]*"),
+]
+NO_NOTIFICATIONS = [
+    *(
+        "*",
+        "**",
+        "?*",
+        "_*",
+        "__x*",
+        "__key",
+        "__key[x]*",
+        "__keyspace[@",
+        "__keyspace[^@]*",
+        "*__:*",
+        "orders:*",
+        "__keyspacex*",
+        "__[]*",
+        "__keyev@*",
+        "__x__:*",
+    ),
+]
+
+
+async def test_patterns_of_notifications_are_refused(side: Side) -> None:
+    """They would never match; those that may be for channels of the application's stay, and match these."""
+    with tenancy.scope("pr-42"):
+        subscription = side.client.pubsub()
+        for pattern in NOTIFICATIONS:
+            for given in (pattern, pattern.encode()):
+                with pytest.raises(PartitionError, match="without a key"):
+                    await done(subscription.psubscribe(given))
+        for pattern in NO_NOTIFICATIONS:
+            await done(subscription.psubscribe(pattern))
+        await confirmed(subscription, len(NO_NOTIFICATIONS))
+        await done(side.client.publish("__x__:a", "x"))
+        assert len(await messages(subscription, 7)) == 7
+    other = side.client.pubsub()
+    await done(other.psubscribe("__key*__:*"))
+    await confirmed(other)
+    for one in (subscription, other):
+        await closed(one)
+
+
+def test_patterns_match_what_redis_takes_them_for(own_service: Callable[[str], services.Service]) -> None:
+    """Patterns of all signs, against texts of the same."""
+    chance, signs = random.Random(5), "ab_-^[]\\*?"
+    with client_library.Redis.from_url(own_service("redis").address) as server:
+        texts = sorted({"".join(chance.choices(signs, k=chance.randrange(1, 4))) for _ in range(300)})
+        patterns = sorted({"".join(chance.choices(signs, k=chance.randrange(1, 8))) for _ in range(3000)})
+        server.mset(dict.fromkeys(texts, 1))
+        with server.pipeline(transaction=False) as pipe:
+            for pattern in patterns:
+                pipe.keys(pattern)
+            answers = pipe.execute()
+        literal = {text: re.sub(r"(.)", r"\\\1", text).encode() for text in texts}
+        for pattern, found in zip(patterns, answers, strict=True):
+            assert {text.encode() for text in texts if could_match(pattern.encode(), literal[text])} == set(found), pattern
 
 
 @pytest.mark.parametrize("mode", ["sync", "asyncio"])
