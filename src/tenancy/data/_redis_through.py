@@ -13,11 +13,13 @@ from ._redis_names import Part
 
 __all__ = ["claim", "owned", "owned_options"]
 
-# KEYS: the set of own names; then for each name that of the baseline's key, and the routing key's own. COPY keeps the time to live, and
-# leaves alone what is there already.
+# KEYS: the set of own names; then the routing key's own keys. ARGV: their names as the baseline has them. COPY keeps the time to live, and
+# leaves alone what is there already. To declare the baseline's as keys would ask for the right to write them, which a user of Redis that is
+# held to its part has not; COPY in the script asks for the right to read. Nothing but a cluster needs them declared:
+# https://redis.io/docs/latest/develop/programmability/eval-intro/#script-parameterization
 _CLAIM: Final = """
-for i = 2, #KEYS, 2 do
-  if redis.call('SADD', KEYS[1], KEYS[i]) == 1 then redis.call('COPY', KEYS[i], KEYS[i + 1]) end
+for i = 1, #ARGV do
+  if redis.call('SADD', KEYS[1], ARGV[i]) == 1 then redis.call('COPY', ARGV[i], KEYS[i + 1]) end
 end
 """
 
@@ -41,5 +43,4 @@ def claim(part: Part, names: Sequence[bytes]) -> tuple[Any, ...]:
     """
     Return the command that makes names the routing key's own, with the values that the baseline has now.
     """
-    pairs = [word for name in names for word in (name, part.raw + name)]
-    return ("EVAL", _CLAIM, 1 + len(pairs), part.marker, *pairs)
+    return ("EVAL", _CLAIM, 1 + len(names), part.marker, *(part.raw + name for name in names), *names)

@@ -20,7 +20,7 @@ from ..errors import ConfigurationError
 from ..key import RoutingKey
 from . import _redis_asyncio, _redis_sync
 from ._redis_hooks import Adoption, Hook
-from ._redis_names import Names
+from ._redis_names import Names, Part
 
 __all__ = ["PartSize", "RedisPartition"]
 
@@ -135,14 +135,17 @@ class RedisPartition:
         """
         _check(client)
         part = self._names.parts[RoutingKey(key)]
-        found = _Scan(client, f"{part.prefix}*")
+        # With what stands beside the part: where nothing does, a user of Redis need not be allowed to delete it.
+        found = _Scan(client, f"{part.prefix[:-1]}*")
         if isinstance(client, redis.asyncio.Redis):
-            return _adrop(found, part.raw, part.marker)
-        count = 0
+            return _adrop(found, part)
+        count, marked = 0, False
         for names in found.batches():
             own = [name for name in names if name.startswith(part.raw)]
+            marked = marked or part.marker in names
             count += found.run("UNLINK", *own) if own else 0
-        found.run("UNLINK", part.marker)
+        if marked:
+            found.run("UNLINK", part.marker)
         return count
 
     @overload
@@ -233,12 +236,14 @@ class _Tally:
             self.parts[key] = PartSize(part.keys + 1, part.size + size)
 
 
-async def _adrop(found: _Scan, prefix: bytes, marker: bytes) -> int:
-    count = 0
+async def _adrop(found: _Scan, part: Part) -> int:
+    count, marked = 0, False
     async for names in found.abatches():
-        own = [name for name in names if name.startswith(prefix)]
+        own = [name for name in names if name.startswith(part.raw)]
+        marked = marked or part.marker in names
         count += await found.run("UNLINK", *own) if own else 0
-    await found.run("UNLINK", marker)
+    if marked:
+        await found.run("UNLINK", part.marker)
     return count
 
 

@@ -14,6 +14,7 @@ import pytest
 import redis as client_library
 
 import tenancy
+from tenancy.data.redis import RedisPartition
 from tenancy.errors import PartitionError
 from tests.data.redis_partition.conftest import Side, done
 
@@ -105,6 +106,44 @@ async def test_a_change_is_of_a_copy(through: Side, number: int) -> None:
     assert not [name for name in through.raw() if name.startswith("tenancy:pr-42")]
     with tenancy.scope("pr-42"):
         assert await done(look(through.client, through.n)) == unchanged
+
+
+POPS: list[Callable[[Any, Callable[[str], str]], Any]] = [
+    lambda c, n: c.lpop(n("l")),
+    lambda c, n: c.rpop(n("l")),
+    lambda c, n: c.lmove(n("l"), n("l2")),
+    lambda c, n: c.rpoplpush(n("l"), n("l2")),
+    lambda c, n: c.spop(n("t")),
+    lambda c, n: c.zpopmin(n("z")),
+    lambda c, n: c.zpopmax(n("z")),
+    lambda c, n: c.eval("return redis.call('LPOP', KEYS[1])", 1, n("l")),
+    lambda c, n: c.execute_command("LMPOP", 1, n("l"), "LEFT"),
+    lambda c, n: c.execute_command("ZMPOP", 1, n("z"), "MIN"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(POPS)))
+async def test_what_pops_takes_from_a_copy(through: Side, number: int) -> None:
+    """As the page warns: the key gets what the baseline gets too."""
+    if number >= len(POPS) - 2 and int(through.plain.info("server")["redis_version"].partition(".")[0]) < 7:
+        pytest.skip("this Redis does not know the command")
+    await baseline(through)
+    before = values(through)
+    with tenancy.scope("pr-42"):
+        assert await done(POPS[number](through.client, through.n))
+    assert values(through) == before
+    with tenancy.scope("pr-43"):
+        assert await done(POPS[number](through.client, through.n))
+
+
+async def test_drop_needs_no_partition_that_reads_through(through: Side) -> None:
+    """What a client that reads through has left beside the part is found by the partition of one that does not."""
+    through.plain.set(through.n("a"), 1)
+    with tenancy.scope("pr-42"):
+        await done(through.client.delete(through.n("a")))
+    assert through.raw() == sorted([through.n("a"), f"tenancy:pr-42:{through.name}"])
+    assert await done(RedisPartition(through.name).drop(through.bare, "pr-42")) == 0
+    assert through.raw() == [through.n("a")]
 
 
 async def test_a_copy_keeps_its_time_to_live_and_expires_for_good(through: Side) -> None:
