@@ -165,13 +165,79 @@ def test_an_isolation_of_the_application_is_imported(prepared: Shell) -> None:
     for name, told in (
         ("shopdata:other", "is a int"),
         ("shopdata:none", "cannot be had"),
-        ("nowhere:x", "cannot be had"),
+        ("nowhere:x", "cannot be had: No module named 'nowhere'"),
         ("x", "MODULE:NAME"),
+        ("shopdata.py:isolation", "such as shopdata:isolation"),
+        ("./shopdata.py:isolation", "such as shopdata:isolation"),
+        (".shopdata:isolation", "cannot be had"),
     ):
         ran = prepared("status", "--isolation", name)
-        assert (ran.status, told in ran.err) == (2, True), ran.err
+        assert (ran.status, told in ran.err, "Traceback" in ran.err) == (2, True, False), ran.err
     both = prepared("status", "--isolation", "shopdata:isolation", "--table", "a=copy")
     assert both.status == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import os; os.environ['DATABASE_URL_OF_THE_SHOP']", "KeyError: 'DATABASE_URL_OF_THE_SHOP'"),
+        ("isolation = (", "SyntaxError: "),
+        ("import sys; sys.exit('no database')", "SystemExit: no database"),
+        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("raise ValueError('postgresql://shop:hunter2@db/shop')", "ValueError: postgresql://***@db/shop"),
+    ],
+)
+def test_an_application_that_cannot_be_imported_is_no_crash_of_the_command(tmp_path: Path, source: str, told: str) -> None:
+    """What it raises is said in a line, without passwords, and how to see more of it."""
+    (tmp_path / "shopdata.py").write_text(source)
+    ran = Shell(tmp_path, "")("status", "--isolation", "shopdata:isolation")
+    assert (ran.status, told in ran.err, "python -c 'import shopdata'" in ran.err) == (2, True, True), ran.err
+    assert "Traceback" not in ran.err
+    assert "hunter2" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nonsense", "'nonsense' is no PostgreSQL database"),
+        ("", "'' is no PostgreSQL database"),
+        ("mysql://root:hunter2@127.0.0.1/shop", "'mysql://***@127.0.0.1/shop' is no PostgreSQL database"),
+        ("sqlite:///x.db", "'sqlite:///x.db' is no PostgreSQL database"),
+        ("shop:hunter2@db/shop", "***@db/shop' is no PostgreSQL database"),
+        ("host=db password=hunter2", "'host=db password=***' is no PostgreSQL database"),
+        ("postgresql://x@h:notaport/d", "'postgresql://***@h:notaport/d' cannot be read"),
+        ("postgresql://x:hun'ter@2:hunter2@h/d", "'postgresql://***@h/d' cannot be read"),
+    ],
+)
+def test_what_is_no_database_is_refused(tmp_path: Path, url: str, shown: str) -> None:
+    """With exit status 2, the value without its password, and what to write; nothing is connected to."""
+    ran = Shell(tmp_path, url)("status", "--database", url)
+    assert (ran.status, shown in ran.err, "postgresql://USER@HOST" in ran.err) == (2, True, True), ran.err
+    assert "Traceback" not in ran.err
+    assert "hunter2" not in ran.err
+
+
+def test_the_names_of_the_scheme_that_others_use_are_understood(prepared: Shell) -> None:
+    """As `postgres` in the URLs of hosting companies, and with a driver, as in SQLAlchemy's."""
+    for scheme in ("postgres:", "postgresql+psycopg2:", "postgresql+asyncpg:"):
+        ran = prepared("status", "--database", prepared.url.replace("postgresql:", scheme, 1))
+        assert ran.status == 0, ran.err
+
+
+@pytest.mark.parametrize("missing", ["psycopg", "psycopg_c psycopg_binary psycopg.pq"])
+def test_without_the_driver_it_is_said_what_to_install(tmp_path: Path, missing: str) -> None:
+    """Where psycopg is not there, and where it is without the library of PostgreSQL."""
+    program = f"import sys; sys.modules.update(dict.fromkeys({missing.split()!r})); from tenancy.cli import main; main()"
+    ran = run(sys.executable, "-c", program, "data", "status", "--database", "postgresql://127.0.0.1:1/shop", cwd=tmp_path)
+    assert (ran.status, "pip install 'request-tenancy[postgresql]'" in ran.err) == (2, True), ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_one_database_is_named_and_not_two(prepared: Shell) -> None:
+    """--isolation beside --database is refused; TENANCY_ISOLATION is a default, and gives way."""
+    ran = prepared("status", "--isolation", "shopdata:isolation", "--database", prepared.url)
+    assert (ran.status, "'shopdata:isolation' and --database" in ran.err) == (2, True), ran.err
+    prepared.there("status", TENANCY_ISOLATION="shopdata:isolation")
 
 
 @pytest.mark.parametrize(
