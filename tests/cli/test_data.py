@@ -89,6 +89,83 @@ def test_a_partition_is_made_looked_at_and_dropped(prepared: Shell) -> None:
     assert prepared.there("drop", "pr-42", "--forget", "--json").report["partitions"] == []
 
 
+def test_each_table_that_a_key_has_changed_is_on_a_line_of_its_own(prepared: Shell) -> None:
+    """Whatever the tables are called."""
+    prepared.sql('CREATE TABLE "a\nb" (id bigserial PRIMARY KEY)')
+    prepared.there("create", "pr-42")
+    prepared.sql(
+        """BEGIN; SELECT tenancy.enter('pr-42'); INSERT INTO users (email) VALUES ('x'); INSERT INTO "a\nb" DEFAULT VALUES; COMMIT"""
+    )
+    lines = prepared.there("status").out.splitlines()
+    assert [line[line.index("public.") :] for line in lines[1:] if "public." in line] == [
+        "public.users: 1 own, 0 hidden",
+        "public.a\\nb: 1 own, 0 hidden",
+    ]
+
+
+def test_a_drop_says_what_there_was_to_drop(prepared: Shell) -> None:
+    """Of that key alone, whatever others have."""
+    prepared.there("create", "pr-1")
+    none = prepared.there("drop", "pr-9")
+    assert (none.out, "has no partition of pr-9, so there is nothing to drop" in none.err) == ("", True)
+    prepared.there("drop", "pr-9", "--json")
+    forgotten = prepared.there("drop", "pr-1", "--forget")
+    assert "the partition of pr-1 is gone, and nothing is remembered of it" in forgotten.out
+    assert "no key has a partition" in prepared.there("status").out
+
+
+def test_a_time_to_live_stays_until_another_is_given(prepared: Shell) -> None:
+    """A partition that is made again is left as it is."""
+
+    def expires(*arguments: str) -> Any:
+        return prepared.there("create", "pr-7", "--json", *arguments).report["partitions"][0]["expires"]
+
+    first = expires("--ttl", "2h")
+    assert first is not None
+    assert expires() == first
+    assert expires("--ttl", "36500d") > first
+
+
+def test_a_partition_that_is_not_as_it_would_be_made_now_is_not_called_ready_in_silence(prepared: Shell) -> None:
+    """What differs is said beside the JSON, and what to do, after which nothing is."""
+    assert prepared.there("create", "pr-42").err == ""
+    prepared.there("create", "pr-43")
+    others = ("--database", prepared.url, "--table", "logs=empty", "--table", "jobs=empty")
+    again = prepared("create", "pr-42", "--json", *others)
+    assert (again.status, again.report["partitions"][0]["state"]) == (0, "ready")
+    (line,) = again.err.splitlines()
+    assert "pr-42 was there already, and stays as it is; public.jobs is copy in the partition of pr-42, and should be empty" in line
+    assert "`tenancy data refresh pr-42`" in line
+    assert prepared("refresh", "pr-42", *others).status == 0
+    assert prepared("create", "pr-42", *others).err == ""
+
+
+def test_a_route_table_that_cannot_be_had_leaves_no_doubt_about_the_partition(prepared: Shell) -> None:
+    """It is said what was done, and the same command does the rest when the table is there."""
+    away = ("--store", prepared.store)
+    made = prepared("create", "pr-42", *away, *prepared.where)
+    assert (made.status, "the partition of pr-42 is there, but the route table does not say so" in made.err) == (1, True), made.err
+    store = open_store(prepared.store)
+    store.create(1.0)
+    prepared.there("create", "pr-42", *away)
+    prepared.there("create", "pr-43", *away)
+    (prepared.folder / "routes.db").rename(prepared.folder / "elsewhere.db")
+    store.close()
+    for arguments in (("drop", "pr-42"), ("drop", "pr-43", "--forget")):
+        dropped = prepared(*arguments, *away, *prepared.where)
+        told = f"{arguments[1]} has no partition any more, but the route table does not say so"
+        assert (dropped.status, told in dropped.err, "run this command again" in dropped.err) == (1, True, True), dropped.err
+    assert prepared.sql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'public%pr%'") == [(0,)]
+    for leftover in prepared.folder.glob("routes.db*"):
+        leftover.unlink()
+    (prepared.folder / "elsewhere.db").rename(prepared.folder / "routes.db")
+    prepared.there("expire", *away)
+    prepared.there("drop", "pr-43", "--forget", *away)
+    store = open_store(prepared.store)
+    assert [(one.key, one.dropped) for one in table_of(store.snapshot(), origin="").partitions()] == [("pr-42", True)]
+    store.close()
+
+
 def test_partitions_are_noted_in_the_route_table(prepared: Shell) -> None:
     """A store that can be written has them, by --store or TENANCY_ROUTES; a key with data of its own is one that the table knows."""
     store = open_store(prepared.store)
@@ -136,8 +213,10 @@ def test_check_says_what_is_wrong_and_what_to_do(prepared: Shell) -> None:
     about_rights, about_tables = ran.report["problems"]
     assert "REVOKE SELECT ON public.users FROM PUBLIC" in about_rights["text"]
     assert about_tables["key"] == "pr-42"
-    assert "detach" in about_tables["text"]
-    prepared.there("detach")
+    assert "`tenancy data detach` and `tenancy data attach`, or `tenancy data refresh pr-42`" in about_tables["text"]
+    (partition,) = prepared.there("detach", "--json").report["partitions"]
+    assert (partition["key"], partition["state"]) == ("pr-42", "detached")
+    assert "or run `tenancy data attach`" in prepared("check", *prepared.where).out
     prepared.there("attach")
     prepared.sql("REVOKE SELECT ON users FROM PUBLIC")
     assert "nothing is wrong" in prepared.there("check").out
@@ -145,7 +224,11 @@ def test_check_says_what_is_wrong_and_what_to_do(prepared: Shell) -> None:
 
 def test_the_sql_of_a_partition_runs_by_itself(prepared: Shell) -> None:
     """What is printed is what `create` does."""
+    prepared.sql("ALTER TABLE users ADD COLUMN password text DEFAULT 'token=secret'")
     sql = prepared.there("sql", "pr-42").out
+    told = prepared.there("sql", "pr-42", "--json").report
+    assert (told["database"], told["key"]) == (prepared.url.rpartition("/")[2], "pr-42")
+    assert "".join(f"{statement};\n\n" for statement in told["statements"]) == sql
     prepared.sql(sql)
     assert prepared.sql("SELECT count(*) FROM public__pr_42.users") == [(2,)]
 
@@ -261,8 +344,20 @@ def test_what_cannot_be_meant_is_refused(prepared: Shell, arguments: tuple[str, 
 
 def test_what_stands_against_it_is_said(shell: Shell) -> None:
     """A database that is not prepared, tables that cannot be overlaid, a server that is not there, and no database at all."""
-    unprepared = shell("create", "pr-1", *shell.where)
-    assert (unprepared.status, "install" in unprepared.err) == (2, True)
+    for arguments in (
+        ("create", "pr-1"),
+        ("drop", "pr-1"),
+        ("refresh", "pr-1"),
+        ("status",),
+        ("expire",),
+        ("detach",),
+        ("attach",),
+    ):
+        unprepared = shell(*arguments, *shell.where)
+        assert (unprepared.status, "run `tenancy data install`" in unprepared.err) == (1, True), unprepared.err
+        assert "Usage" not in unprepared.err
+    unprepared = shell("check", *shell.where)
+    assert (unprepared.status, "run `tenancy data install`" in unprepared.out) == (1, True), unprepared.out
     shell.there("install")
     refused = shell("create", "pr-1", "--database", shell.url)
     assert (refused.status, "public.logs: it has no primary key" in refused.err) == (1, True)

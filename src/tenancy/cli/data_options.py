@@ -18,6 +18,7 @@ from click.core import ParameterSource
 
 from .._optional import extra
 from ..errors import ConflictError, MissingDependencyError
+from ..key import RoutingKey
 from ..routes import Partition
 from ..routes.stores import RouteStore, forget_partition, open_store, put_partition, table_of
 from ..routes.stores._base import SCHEMES
@@ -166,9 +167,9 @@ def _imported(name: str) -> PostgresIsolation:
 
 
 @contextmanager
-def registering(url: str | None, given: bool) -> Iterator[Callable[[str, Status, bool], None]]:
+def registering(url: str | None, given: bool) -> Iterator[Callable[[str, RoutingKey, Status | None], None]]:
     """
-    Return what notes a partition in the route table, where there is one that can be written.
+    Return what notes the partition of a key in the route table, where there is one that can be written; None: it is forgotten there.
 
     Args:
         url: The route table; None: there is none.
@@ -179,28 +180,34 @@ def registering(url: str | None, given: bool) -> Iterator[Callable[[str, Status,
         return
     store = open_store(url)
     try:
-        yield lambda database, status, forget: _noted(store, database, status, forget=forget)
+        yield lambda database, key, status: _noted(store, database, key, status)
     finally:
         store.close()
 
 
-def _noted(store: RouteStore, database: str, status: Status, *, forget: bool) -> None:
+def _noted(store: RouteStore, database: str, key: RoutingKey, status: Status | None) -> None:
     while True:
         table = table_of(store.snapshot(), origin=redacted(store.name))
-        before = table.partition(database, status.key)
-        partition = Partition(
-            database,
-            status.key,
-            tuple(status.schemas.values()),
-            KIND,
-            dropped=status.state == "dropped",
-            expires="" if status.expires is None else status.expires.isoformat(timespec="seconds"),
-            version=0 if before is None else before.version,
-        )
-        if before is None if forget else partition == before:
-            return
+        before = table.partition(database, key)
+        if status is None:
+            if before is None or before.kind != KIND:
+                return
+            change = forget_partition(before)
+        else:
+            partition = Partition(
+                database,
+                key,
+                tuple(status.schemas.values()),
+                KIND,
+                dropped=status.state == "dropped",
+                expires="" if status.expires is None else status.expires.isoformat(timespec="seconds"),
+                version=0 if before is None else before.version,
+            )
+            if partition == before:
+                return
+            change = put_partition(partition)
         try:
-            store.write([forget_partition(partition) if forget else put_partition(partition)])
+            store.write([change])
         except ConflictError:
             continue  # somebody else has written it at this moment
         return
