@@ -361,6 +361,10 @@ def test_what_stands_against_it_is_said(shell: Shell) -> None:
     shell.there("install")
     refused = shell("create", "pr-1", "--database", shell.url)
     assert (refused.status, "public.logs: it has no primary key" in refused.err) == (1, True)
+    standby = f"{shell.url}?options=-c%20default_transaction_read_only%3Don"
+    refused = shell("create", "pr-1", "--database", standby, *shell.where[2:])
+    assert (refused.status, "Traceback" in refused.err) == (1, False), refused.err
+    assert refused.err.startswith(f"Error: {shell.url.rpartition('/')[2]}: cannot execute CREATE SCHEMA in a read-only transaction")
     away = shell("status", "--database", "postgresql://127.0.0.1:1/shop")
     assert (away.status, "shop: connection" in away.err) == (1, True), away.err
     assert shell("status").status == 2
