@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from ..config import settings
-from ..errors import MissingDependencyError
+from ..errors import MissingDependencyError, TenancyError
 from ..key import RoutingKey
 from .data_options import duration, isolation_of, isolation_options, registering
 from .drawing import _text
@@ -30,6 +32,7 @@ _which = click.argument("key", metavar="KEY", callback=_key)
 _store = click.option(
     "--store", metavar="URL", help="The route table in which it is noted too; default that of TENANCY_ROUTES, if it can be written."
 )
+_TTL = "After which time `tenancy data expire` drops it, such as 2h or 7d; default never, and the time that it has if it is there."
 
 
 @click.group()
@@ -59,7 +62,7 @@ def install(roles: tuple[str, ...], as_json: bool, **where: Any) -> None:
 
 @data.command()
 @_which
-@click.option("--ttl", callback=duration, metavar="TIME", help="After which time `tenancy data expire` drops it, such as 2h or 7d.")
+@click.option("--ttl", callback=duration, metavar="TIME", help=_TTL)
 @isolation_options
 @_store
 @_as_json
@@ -69,7 +72,10 @@ def create(key: RoutingKey, ttl: timedelta | None, store: str | None, as_json: b
     """
     with _asked(where) as (isolation, name), _noting(store) as note:
         status = isolation.create(key, ttl=ttl)
-        note(name, status, False)
+        # One that was there already need not be as it would be made now.
+        for problem in isolation.check(key):
+            click.echo(redacted(f"{name}: {key} was there already, and stays as it is; {problem.text}"), err=True)
+        note(name, key, status, f"the partition of {key} is there")
     _show(name, [status], as_json)
 
 
@@ -87,11 +93,12 @@ def drop(key: RoutingKey, forget: bool, store: str | None, as_json: bool, **wher
         before = isolation.status(key)
         isolation.drop(key, forget=forget)
         after = isolation.status(key)
-        for status in after or before:
-            note(name, status, not after)
-    if not before and not as_json:
-        click.echo(f"{name} has no partition of {key}, so there is nothing to drop", err=True)
-    _show(name, after, as_json)
+        note(name, key, next(iter(after), None), f"{key} has no partition any more")
+    if as_json or after:
+        return _show(name, after, as_json)
+    if before:
+        return click.echo(f"{name}: the partition of {key} is gone, and nothing is remembered of it")
+    click.echo(f"{name} has no partition of {key}, so there is nothing to drop", err=True)
 
 
 @data.command()
@@ -135,12 +142,16 @@ def check(context: click.Context, /, as_json: bool, **where: Any) -> None:
 
 @data.command()
 @isolation_options
-def detach(**where: Any) -> None:
+@_as_json
+def detach(as_json: bool, **where: Any) -> None:
     """
     Take away all by which partitions stand in the way of a change of the baseline's tables; until attach, work with their keys is refused.
     """
     with _asked(where) as (isolation, name):
         isolation.detach()
+        found = isolation.status() if as_json else []
+    if as_json:
+        return _show(name, found, as_json)
     click.echo(f"{name}: detached; run the migration, and `tenancy data attach`")
 
 
@@ -179,12 +190,13 @@ def expire(store: str | None, as_json: bool, **where: Any) -> None:
     Drop the partitions whose time is over. Run it now and then.
     """
     with _asked(where) as (isolation, name), _noting(store) as note:
-        before = {status.key: status for status in isolation.status()}
+        before = [status.key for status in isolation.status()]
         gone = isolation.expire()
         after = {status.key: status for status in isolation.status()}
         for key in before:
-            if key in gone or key not in after:
-                note(name, after.get(key, before[key]), key not in after)
+            # Also those that were dropped before, which may not have been noted then.
+            if key not in after or after[key].state == "dropped":
+                note(name, key, after.get(key), f"dropped {counted(len(gone), 'partition')}{': ' if gone else ''}{', '.join(gone)}")
     if as_json:
         return _print_json({"database": name, "dropped": gone})
     click.echo(f"{name}: dropped {counted(len(gone), 'partition')}{': ' if gone else ''}{', '.join(gone)}")
@@ -193,13 +205,18 @@ def expire(store: str | None, as_json: bool, **where: Any) -> None:
 @data.command()
 @_which
 @isolation_options
-def sql(key: RoutingKey, **where: Any) -> None:
+@_as_json
+def sql(key: RoutingKey, as_json: bool, **where: Any) -> None:
     """
     Print the SQL by which `create` would make the partition of a key, and run none of it.
     """
-    with _asked(where) as (isolation, _):
-        for statement in isolation.statements(key):
-            click.echo(f"{statement};\n")
+    with _asked(where) as (isolation, name):
+        statements = isolation.statements(key)
+    if as_json:
+        # As it is, unlike other JSON: SQL with something taken out is other SQL.
+        return click.echo(json.dumps({"database": name, "key": key, "statements": statements}, indent=2))
+    for statement in statements:
+        click.echo(f"{statement};\n")
 
 
 @contextmanager
@@ -208,17 +225,32 @@ def _asked(where: dict[str, Any]) -> Iterator[tuple[PostgresIsolation, str]]:
         try:
             isolation = isolation_of(**where)
             from sqlalchemy.exc import SQLAlchemyError
+
+            from ..data.postgresql.registry import UnpreparedError
         except MissingDependencyError as error:
             raise click.UsageError(str(error)) from error
         try:
             yield isolation, isolation.database
-        except SQLAlchemyError as error:
+        except UnpreparedError as error:
+            raise _Failed(f"{isolation.database}: {error}") from error
+        except Exception as error:
+            # Partitions are made by the driver's own cursor, whose errors are not SQLAlchemy's.
+            if not isinstance(error, SQLAlchemyError) and type(error).__module__.partition(".")[0] not in ("psycopg", "psycopg2"):
+                raise
             raise _Failed(redacted(f"{isolation.database}: {getattr(error, 'orig', None) or error}".strip())) from error
 
 
 @contextmanager
 def _noting(store: str | None) -> Iterator[Any]:
-    with registering(settings().routes if store is None else store, store is not None) as note:
+    with registering(settings().routes if store is None else store, store is not None) as noted:
+
+        def note(database: str, key: RoutingKey, status: Status | None, done: str) -> None:
+            try:
+                noted(database, key, status)
+            except TenancyError as error:
+                text = f"{database}: {done}, but the route table does not say so: {error}; when it can be written, run this command again"
+                raise _Failed(redacted(text)) from error
+
         yield note
 
 
@@ -232,11 +264,12 @@ def _show(name: str, found: list[Status], as_json: bool) -> None:
     for title in ("key", "state", "schemas", "expires", "size", "changed"):
         shown.add_column(title, overflow="fold")
     for status in found:
-        changed = "\n".join(f"{table}: {own} own, {hidden} hidden" for table, (own, hidden) in status.changed.items()) or "nothing"
+        changed = [f"{table}: {own} own, {hidden} hidden" for table, (own, hidden) in status.changed.items()] or ["nothing"]
         expires = "" if status.expires is None else status.expires.isoformat(timespec="minutes", sep=" ")
         size = f"{status.size / 1e6:.1f} MB"
         schemas = ", ".join(status.schemas.values())
-        shown.add_row(*map(_text, (status.key, status.state, schemas, expires, size, "" if status.state == "dropped" else changed)))
+        cells = map(_text, (status.key, status.state, schemas, expires, size))
+        shown.add_row(*cells, Text("\n").join(map(_text, [] if status.state == "dropped" else changed)))
     console.print(shown)
     _print(drawn)
 

@@ -14,14 +14,19 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from ..errors import ConflictError
+from .._optional import extra
+from ..errors import ConflictError, MissingDependencyError
+from ..key import RoutingKey
 from ..routes import Partition
 from ..routes.stores import RouteStore, forget_partition, open_store, put_partition, table_of
 from ..routes.stores._base import SCHEMES
 from .inspection.redaction import redacted
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from ..data.postgresql import PostgresIsolation, Status
 
 __all__ = ["duration", "isolation_of", "isolation_options", "registering"]
@@ -31,6 +36,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: What a partition of `PostgresIsolation` is called in the route table.
 KIND = "postgresql-schema"
+
+_POSTGRESQL = re.compile(r"postgres(ql)?(\+[a-z0-9_]+)?://")
 
 
 def duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> timedelta | None:
@@ -50,7 +57,7 @@ def isolation_options(function: F) -> F:
     Give a command the options that say which database it is about.
     """
     where = "A PostgresIsolation of your application, shop.database:isolation; default TENANCY_ISOLATION."
-    database = "Instead of it: the database, postgresql://HOST/NAME, as a role that owns its tables."
+    database = "Instead of it: the database, postgresql://USER@HOST/NAME, as a role that owns its tables."
     table = "With --database: the mode of a table: overlay, copy, empty or readonly. May be given several times."
     for option in (
         click.option(
@@ -70,6 +77,10 @@ def isolation_of(
 ) -> PostgresIsolation:
     """
     Return the isolation that a command is about.
+
+    Raises:
+        click.UsageError: If what was given names none, or more than one.
+        MissingDependencyError: If the driver is not installed.
     """
     from ..data.postgresql import PostgresIsolation
 
@@ -83,17 +94,47 @@ def isolation_of(
                 "--table, --default and --schema go with --database; an isolation of your application has its own"
             )
         return _imported(isolation)
-    from sqlalchemy import create_engine
-
+    # TENANCY_ISOLATION is a default, and gives way.
+    if click.get_current_context().get_parameter_source("isolation") is ParameterSource.COMMANDLINE:
+        raise click.UsageError(
+            f"--isolation {isolation!r} and --database {_shown(database)!r} each name a database; give one of them"
+        )
     modes: dict[str, Any] = {}
     for entry in tables:
         name, equals, mode = entry.rpartition("=")
         if not equals or not name:
             raise click.UsageError(f"--table {entry!r}: write NAME=MODE, such as jobs=copy")
         modes[name] = mode
-    url = re.sub(r"^postgres(ql)?(\+[a-z0-9_]+)?://", "postgresql+psycopg://", database)
     given: Any = {"default": default or "overlay", "schemas": schemas or ("public",)}
-    return PostgresIsolation(create_engine(url), modes, **given)
+    return PostgresIsolation(_engine(database), modes, **given)
+
+
+def _engine(database: str) -> Engine:
+    from sqlalchemy import create_engine, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if not _POSTGRESQL.match(database):
+        raise click.UsageError(f"--database {_shown(database)!r} is no PostgreSQL database; write postgresql://USER@HOST/NAME")
+    try:
+        url = make_url(_POSTGRESQL.sub("postgresql+psycopg://", database, count=1))
+    except (ArgumentError, ValueError):
+        # What they say may have a part of the password in it, where that is what cannot be read.
+        raise click.UsageError(
+            f"--database {_shown(database)!r} cannot be read; write postgresql://USER@HOST:PORT/NAME, with a number for PORT, and in a "
+            "password %40 for @, %3A for : and %2F for /"
+        ) from None
+    try:
+        with extra("postgresql", "psycopg"):
+            return create_engine(url)
+    except MissingDependencyError:
+        raise
+    except ImportError as error:  # it is there, and the library of PostgreSQL that it needs is not
+        raise click.UsageError(f"psycopg cannot be imported: {error}; run: pip install 'request-tenancy[postgresql]'") from error
+
+
+def _shown(database: str) -> str:
+    # All up to the last @, since passwords contain every character there is, and the scheme may have been left out.
+    return redacted(re.sub(r"(?s)^([a-z0-9+_]*:/*)?.*@", lambda match: f"{match[1] or ''}***@", database))
 
 
 def _imported(name: str) -> PostgresIsolation:
@@ -102,12 +143,23 @@ def _imported(name: str) -> PostgresIsolation:
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
         raise click.UsageError(f"{name!r} names no isolation; write MODULE:NAME, such as shop.database:isolation")
+    if module.endswith(".py") or "/" in module:
+        meant = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise click.UsageError(f"{name!r} names a file; write the module as Python imports it, such as {meant}:{attribute}")
     sys.path.insert(0, os.getcwd())  # as `python -m` has it
     try:
         found: Any = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever the application does when it is imported
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+            raise click.UsageError(f"{name} cannot be had: {error}; run the command where it can be imported") from error
+        what = redacted(f"{type(error).__name__}: {error}")
+        raise click.UsageError(
+            f"{name} cannot be had, since importing {module} raises {what}; `python -c 'import {module}'` shows where"
+        ) from error
+    try:
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except AttributeError as error:
         raise click.UsageError(f"{name} cannot be had: {error}") from error
     if not isinstance(found, PostgresIsolation):
         raise click.UsageError(f"{name} is a {type(found).__name__}, and no PostgresIsolation")
@@ -115,9 +167,9 @@ def _imported(name: str) -> PostgresIsolation:
 
 
 @contextmanager
-def registering(url: str | None, given: bool) -> Iterator[Callable[[str, Status, bool], None]]:
+def registering(url: str | None, given: bool) -> Iterator[Callable[[str, RoutingKey, Status | None], None]]:
     """
-    Return what notes a partition in the route table, where there is one that can be written.
+    Return what notes the partition of a key in the route table, where there is one that can be written; None: it is forgotten there.
 
     Args:
         url: The route table; None: there is none.
@@ -128,28 +180,34 @@ def registering(url: str | None, given: bool) -> Iterator[Callable[[str, Status,
         return
     store = open_store(url)
     try:
-        yield lambda database, status, forget: _noted(store, database, status, forget=forget)
+        yield lambda database, key, status: _noted(store, database, key, status)
     finally:
         store.close()
 
 
-def _noted(store: RouteStore, database: str, status: Status, *, forget: bool) -> None:
+def _noted(store: RouteStore, database: str, key: RoutingKey, status: Status | None) -> None:
     while True:
         table = table_of(store.snapshot(), origin=redacted(store.name))
-        before = table.partition(database, status.key)
-        partition = Partition(
-            database,
-            status.key,
-            tuple(status.schemas.values()),
-            KIND,
-            dropped=status.state == "dropped",
-            expires="" if status.expires is None else status.expires.isoformat(timespec="seconds"),
-            version=0 if before is None else before.version,
-        )
-        if before is None if forget else partition == before:
-            return
+        before = table.partition(database, key)
+        if status is None:
+            if before is None or before.kind != KIND:
+                return
+            change = forget_partition(before)
+        else:
+            partition = Partition(
+                database,
+                key,
+                tuple(status.schemas.values()),
+                KIND,
+                dropped=status.state == "dropped",
+                expires="" if status.expires is None else status.expires.isoformat(timespec="seconds"),
+                version=0 if before is None else before.version,
+            )
+            if partition == before:
+                return
+            change = put_partition(partition)
         try:
-            store.write([forget_partition(partition) if forget else put_partition(partition)])
+            store.write([change])
         except ConflictError:
             continue  # somebody else has written it at this moment
         return

@@ -280,7 +280,9 @@ def test_a_database_that_is_not_prepared_is_refused(owner: Engine) -> None:
     for call in calls:
         with pytest.raises(ConfigurationError, match=r"call PostgresIsolation.install\(\) once"):
             call()
-    assert texts(isolation) == ["the database is not prepared: call install()"]
+    assert texts(isolation) == [
+        "the database is not prepared for partitions: call PostgresIsolation.install() once, or run `tenancy data install`"
+    ]
 
 
 def test_an_engine_in_autocommit_or_covered_under_a_key_makes_partitions_all_the_same(shop: PostgresIsolation, make: Make) -> None:
@@ -367,8 +369,11 @@ def test_create_twice_is_once_and_keeps_what_was_written(shop: PostgresIsolation
     with tenancy.scope("pr-1"):
         run(covered, "UPDATE orders SET status = 'paid' WHERE id = 1")
     again = shop.create("pr-1")
-    assert (again.created, again.expires, again.changed) == (first.created, None, {"public.orders": (1, 1)})
+    assert (again.created, again.expires, again.changed) == (first.created, first.expires, {"public.orders": (1, 1)})
     assert first.expires is not None
+    longer = shop.create("pr-1", ttl=timedelta(days=36500)).expires
+    assert longer is not None
+    assert longer > first.expires
 
 
 def test_status_says_how_much_is_there(shop: PostgresIsolation, make: Make) -> None:
@@ -620,7 +625,10 @@ def test_a_part_that_somebody_dropped_fails_loudly_and_is_found(
     covered = make(covered=True)
     with tenancy.scope("pr-1"), pytest.raises((PartitionError, DBAPIError)):
         run(covered, "UPDATE orders SET status = 'lost'")
-    assert any(text.endswith(".\"orders\" of pr-1 is gone: call refresh('pr-1')") for text in texts(shop)), texts(shop)
+    assert any(
+        text.endswith(".\"orders\" of pr-1 is gone: call refresh('pr-1'), or run `tenancy data refresh pr-1`")
+        for text in texts(shop)
+    ), texts(shop)
     assert run(owner, "SELECT DISTINCT status FROM orders") == [("new",)]
 
 
@@ -628,6 +636,13 @@ def test_tables_given_another_mode_are_found_and_follow(shop: PostgresIsolation,
     shop.create("pr-1")
     other = PostgresIsolation(owner, {"countries": "copy"})
     assert any("public.countries is readonly in the partition of pr-1, and should be copy" in text for text in texts(other))
+    run(owner, "GRANT SELECT ON orders TO PUBLIC")  # which is about all keys
+    shop.create("pr-2")
+    (problem,) = other.check("pr-1")
+    assert (problem.key, "public.countries is readonly" in problem.text) == ("pr-1", True)
+    assert other.check("pr-3") == []
+    run(owner, "REVOKE SELECT ON orders FROM PUBLIC")
+    shop.drop("pr-2")
     with other.migration():
         pass
     with tenancy.scope("pr-1"):

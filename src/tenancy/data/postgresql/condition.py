@@ -92,31 +92,36 @@ def faults_of(connection: Connection, found: Registered, mark: str, modes: Mappi
         role: The role that statements of a key are to be run by.
     """
     key = str(found.key)
+    anew = f"call refresh({key!r}), or run `tenancy data refresh {key}`"
+    again = (
+        f"call detach() and attach(), or refresh({key!r}); as commands, `tenancy data detach` and `tenancy data attach`, or "
+        f"`tenancy data refresh {key}`"
+    )
     if found.state == "detached":
-        yield f"the partition of {key} is detached, and work with its key is refused: call attach()"
+        yield f"the partition of {key} is detached, and work with its key is refused: call attach(), or run `tenancy data attach`"
         return
     for schema in found.schemas.values():
         if not scalar(connection, f"SELECT to_regnamespace({literal(quoted(schema))}) IS NOT NULL"):
-            yield f"the schema {schema} of {key} is gone, and work with its key is refused: call refresh({key!r})"
+            yield f"the schema {schema} of {key} is gone, and work with its key is refused: {anew}"
             return
     for table in found.shape.values():
         shown = qualified(found.schemas[table["schema"]], table["name"])
         names = (shown, table["delta"], table["hidden"]) if table["mode"] == "overlay" else (shown,)
         for name in names:
             if not _there(connection, name):
-                yield f"{name} of {key} is gone: call refresh({key!r})"
+                yield f"{name} of {key} is gone: {anew}"
     if found.fingerprint != mark:
         yield (
             f"the baseline's tables are not what they were when the partition of {key} was made: run migrations within "
-            f"migration(); now call detach() and attach(), or refresh({key!r})"
+            f"migration(); now {again}"
         )
     else:
         for name in sorted(found.modes.keys() | modes.keys()):
             before, now = found.modes.get(name), modes.get(name)
             if before != now:
-                yield f"{name} is {before} in the partition of {key}, and should be {now}: call detach() and attach(), or refresh({key!r})"
+                yield f"{name} is {before} in the partition of {key}, and should be {now}: {again}"
     if found.role != role:
-        yield f"statements of {key} are run by the role {found.role}, and not by {role}: call detach() and attach(), or refresh({key!r})"
+        yield f"statements of {key} are run by the role {found.role}, and not by {role}: {again}"
     for name, (_, hidden) in status_of(connection, found).changed.items():
         if hidden > _MANY_HIDDEN:
             yield f"{key} has changed or deleted {hidden} rows of {name}, which makes its reads slow: use mode copy for that table"

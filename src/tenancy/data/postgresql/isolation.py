@@ -107,11 +107,12 @@ class PostgresIsolation:
 
     def create(self, key: str, *, ttl: timedelta | None = None) -> Status:
         """
-        Make a key's partition; what is there already is left as it is, but for the time to live.
+        Make a key's partition; what is there already is left as it is, but for a time to live that is given.
 
         Args:
             key: The routing key.
-            ttl: After which time `expire` drops it; default never.
+            ttl: After which time `expire` drops it, from now on; default never, and the time that it has where it is there already. One that
+                is to stay after all is given a long time.
 
         Raises:
             PartitionError: If a table cannot have the mode that it has, or something else is in the way; the message says why, and what to
@@ -124,7 +125,7 @@ class PostgresIsolation:
             before = self._entered(connection, key)
             if before is None or before.state == "dropped":
                 self._maker.make(connection, key, expires)
-            else:
+            elif expires is not None:
                 registry.write(connection, key, expires=expires)
             return self._status(connection, key)[0]
 
@@ -185,7 +186,9 @@ class PostgresIsolation:
         with begun(self._engine) as connection:
             found = self._entered(connection, key)
             if found is None or found.state == "dropped":
-                raise PartitionError(f"{key} has no partition in this database: create it first")
+                raise PartitionError(
+                    f"{key} has no partition in this database: create it first, with create() or `tenancy data create {key}`"
+                )
             self._maker.remove(connection, found)
             self._maker.make(connection, key, found.expires)
             return self._status(connection, key)[0]
@@ -203,21 +206,25 @@ class PostgresIsolation:
             self._installed(connection)
             return self._status(connection, None if key is None else RoutingKey(key))
 
-    def check(self) -> list[Problem]:
+    def check(self, key: str | None = None) -> list[Problem]:
         """
         Look for what is wrong: rights that would let a key's work past its partition, and partitions that are not as the baseline is now.
+
+        Args:
+            key: The routing key whose partition alone is looked at; default all, and the rights in the database.
         """
+        one = None if key is None else RoutingKey(key)
         with begun(self._engine) as connection:
             if not registry.installed(connection):
-                return [Problem(None, "the database is not prepared: call install()")]
-            problems = role_problems(connection, self.role, self.reader)
+                return [Problem(None, registry.PREPARE)]
+            problems = [] if one is not None else role_problems(connection, self.role, self.reader)
             modes = self._maker.modes(connection)
-            if not problems:
+            if one is None and not problems:
                 problems = opened(connection, self.role, self._schemas, {table.sql: mode for table, mode in modes})
             found = [Problem(None, text) for text in problems]
             mark = self._maker.mark(connection)
             wanted = {table.full_name: mode for table, mode in modes}
-            for each in registry.read(connection):
+            for each in registry.read(connection, one):
                 if each.state != "dropped":
                     found += [Problem(each.key, text) for text in faults_of(connection, each, mark, wanted, self.role)]
             return found
@@ -304,4 +311,4 @@ class PostgresIsolation:
 
     def _installed(self, connection: Connection) -> None:
         if not registry.installed(connection):
-            raise ConfigurationError("the database is not prepared for partitions: call PostgresIsolation.install() once")
+            raise registry.UnpreparedError(registry.PREPARE)

@@ -69,13 +69,13 @@ class Maker:
             ConfigurationError: If a schema or a table is not there that was named.
         """
         if missing := missing_schemas(connection, self._schemas):
-            raise ConfigurationError(f"there is no schema {', '.join(missing)}; see schemas= of PostgresIsolation")
+            raise ConfigurationError(f"there is no schema {', '.join(missing)}; see schemas= of PostgresIsolation, or --schema")
         views = read_views(connection, self._schemas)
         tables = read_tables(connection, self._schemas)
         unknown = set(self._tables) - {table.name for table in tables} - {table.full_name for table in tables}
         if unknown:
             raise ConfigurationError(
-                f"there is no table {', '.join(sorted(unknown))} in {', '.join(self._schemas)}; see tables= of PostgresIsolation"
+                f"there is no table {', '.join(sorted(unknown))} in {', '.join(self._schemas)}; see tables= of PostgresIsolation, or --table"
             )
         layout = Layout(key, self._schemas, relation_names(connection, self._schemas))
         plan = Plan(

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHANGES",
+    "PREPARE",
     "SCHEMA",
     "Registered",
+    "UnpreparedError",
     "allowed",
     "entering",
     "forget",
@@ -44,7 +46,16 @@ CHANGES = f"{SCHEMA}.changes"
 #: The setting that says, within a transaction, in whose partition it is.
 SETTING = "tenancy.routing_key"
 
+#: What to do where there is no register.
+PREPARE = "the database is not prepared for partitions: call PostgresIsolation.install() once, or run `tenancy data install`"
+
 _VERSION = 1
+
+
+class UnpreparedError(ConfigurationError):
+    """
+    A database has no register.
+    """
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,7 @@ def owner_of(connection: Connection) -> str | None:
     if not mine:
         raise ConfigurationError(
             f"the schema {SCHEMA} of this database belongs to {owner}, and {me} is no member of that role: "
-            f"give an engine of {owner} as admin="
+            f"give an engine of {owner} as admin=, or {owner} in the URL of --database"
         )
     return str(owner)
 

@@ -104,7 +104,7 @@ def made_roles(connection: Connection, keyed: str, reader: str, grant_to: list[s
     for name, roles in ((keyed, [*grant_to, *([] if superuser else [me])]), (reader, [] if superuser else [me])):
         for role in roles:
             if not _exists(connection, role):
-                raise ConfigurationError(f"there is no role {role}; see grant_to= of install()")
+                raise ConfigurationError(f"there is no role {role}; see grant_to= of install(), or --grant-to")
 
             def member(role: str = role, name: str = name) -> bool:
                 sql = f"SELECT pg_has_role(%(role)s, %(name)s, '{become}')"
@@ -127,7 +127,9 @@ def _until(connection: Connection, done: Callable[[], bool], statement: str, adv
                 raise ConfigurationError(f"{str(error.orig).strip()}; have it done by somebody who may: {advice}") from error
             time.sleep(0.02 * attempt)
     if not done():
-        raise ConfigurationError(f"this cannot be done while others change roles: {statement}; call install() again")
+        raise ConfigurationError(
+            f"this cannot be done while others change roles: {statement}; call install() again, or run `tenancy data install`"
+        )
 
 
 def role_problems(connection: Connection, keyed: str, reader: str) -> list[str]:
@@ -141,7 +143,7 @@ def role_problems(connection: Connection, keyed: str, reader: str) -> list[str]:
     """
     found = []
     if missing := [name for name in (keyed, reader) if not _exists(connection, name)]:
-        return [f"there is no role {name}: call install()" for name in missing]
+        return [f"there is no role {name}: call install(), or run `tenancy data install`" for name in missing]
     for name in (keyed, reader):
         row = connection.exec_driver_sql(
             "SELECT rolsuper OR rolbypassrls OR rolcreaterole, pg_has_role(rolname, %(reader)s::name, 'MEMBER') FROM pg_roles "

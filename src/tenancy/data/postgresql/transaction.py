@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from ...observe import count
+from .registry import PREPARE
 
 __all__ = ["BASELINE", "Policies", "Policy", "Transaction", "advice", "entering_failed", "unprepared"]
 
@@ -93,7 +94,8 @@ class Policies:
             )
         if state == "gone":
             raise PartitionError(
-                f"a schema of the partition of {key} is gone, which somebody has dropped: call refresh({str(key)!r})"
+                f"a schema of the partition of {key} is gone, which somebody has dropped: call refresh({str(key)!r}), "
+                f"or run `tenancy data refresh {key}`"
             )
         if state not in self._choices:
             raise PartitionError(
@@ -133,11 +135,11 @@ def advice(state: str | None, message: str, upsert: str) -> str | None:
     return f"{message.splitlines()[0] if message else state}: {found.format(upsert=upsert)}"
 
 
-_PREPARE = "the database is not prepared for partitions: call PostgresIsolation.install() once"
 _SETUP: Mapping[str, str] = {
-    "3F000": _PREPARE,
-    "42883": _PREPARE,
-    "42501": "this role may not become the one that statements of a key are run by: call PostgresIsolation.install(grant_to=[...]) with it",
+    "3F000": PREPARE,
+    "42883": PREPARE,
+    "42501": "this role may not become the one that statements of a key are run by: call PostgresIsolation.install(grant_to=[...]) with it, "
+    "or run `tenancy data install --grant-to ROLE`",
 }
 
 
