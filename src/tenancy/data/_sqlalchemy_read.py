@@ -242,7 +242,7 @@ class PartitionCompiler(SQLCompiler):
         return get(hint_texts)
 
     def _refuse_raw(self, text: str, *, always: bool = False) -> None:
-        if self._mode is not None and not self._mode.raw and (always or may_read_tables(text)):
+        if self._mode is not None and not self._mode.raw and (always or may_read_tables(text, self.dialect.name)):
             shown = text if len(text) <= 80 else f"{text[:80]}..."
             raise PartitionError(f"SQL given as text cannot be restricted to one owner: {shown!r}; {_RAW_HINT}")
 

@@ -200,7 +200,7 @@ class RowPartition:
         return (statement, rows, {}) if multiparams else (statement, [], rows[0])
 
     def _before_cursor_execute(
-        self, _connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
+        self, connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
     ) -> tuple[str, Any]:
         # The last gate: what was not compiled for an owner is SQL that nobody has looked at yet.
         if self._baseline is None and routing_key() is None:
@@ -211,7 +211,7 @@ class RowPartition:
         if marked and not (context.isinsert and statement.lstrip()[:6].upper() == "SELECT"):
             return statement, parameters
         allowed = context is not None and self._is_allowed(context.execution_options)
-        if not allowed and not cannot_touch_rows(statement) and self._owner() is not None:
+        if not allowed and not cannot_touch_rows(statement, connection.dialect.name) and self._owner() is not None:
             shown = statement if len(statement) <= 80 else f"{statement[:80]}..."
             raise PartitionError(
                 f"SQL given as text cannot be restricted to one owner: {shown!r}; write it with SQLAlchemy's constructs, "
