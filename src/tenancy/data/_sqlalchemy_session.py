@@ -14,7 +14,8 @@ from sqlalchemy.orm.exc import UnmappedColumnError
 
 from ..context import routing_key
 from ..errors import PartitionError
-from ._sqlalchemy_rules import Owner, Rules
+from ._sqlalchemy_rules import Rules
+from ._sqlalchemy_values import Values
 
 __all__ = ["OrmListeners", "SessionGuard"]
 
@@ -77,12 +78,13 @@ class OrmListeners(SessionGuard):
     Args:
         engine: The engine.
         rules: Which tables are partitioned.
-        owner: Returns whose work this is.
+        values: Whose work is whose, and by which value.
     """
 
-    def __init__(self, engine: Engine, rules: Rules, owner: Callable[[], Owner | None]) -> None:
-        super().__init__(engine, owner)
+    def __init__(self, engine: Engine, rules: Rules, values: Values) -> None:
+        super().__init__(engine, lambda: values.owner(routing_key()))
         self._rules = rules
+        self._values = values
         self._listeners = ((Mapper, "before_insert", self._fill), *self._listeners)
 
     def _fill(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
@@ -99,4 +101,4 @@ class OrmListeners(SessionGuard):
             except UnmappedColumnError:
                 continue
             if loaded.get(name) is None:
-                setattr(target, name, owner.value)
+                setattr(target, name, self._values.fitted(owner, column.type, connection.dialect))
