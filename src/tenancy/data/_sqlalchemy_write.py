@@ -166,7 +166,7 @@ class _Write:
             for name, given in values.items() if isinstance(values, Mapping) else values:
                 excluded = getattr(given, "table", None) is not None and getattr(given.table, "name", None) == "excluded"
                 # A name that is no column's key is written into the statement as it is.
-                ours = self._is_partition(name) or name == self.rules.column
+                ours = self._is_partition(name) or (isinstance(name, str) and self.rules.is_column(name))
                 if ours and not (excluded and given.name == self.column.name):
                     self._check_set([self._given(given, {})])
 

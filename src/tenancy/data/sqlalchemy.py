@@ -58,8 +58,8 @@ class RowPartition:
     SQL given as text, raises `PartitionError` when it would run; the message says what to do.
 
     Args:
-        column: The name of the partition column. Every table that has it is covered. Keyed work may read tables without it, and
-            may not write to them.
+        column: The name of the partition column, in whatever case. Every table that has it is covered. Keyed work may read tables
+            without it, and may not write to them.
         value: Returns the column's value for a routing key, or None for a key without a partition here; or a mapping to look it up in.
             Two keys may not have the same value; of a function that is known only once it has returned it for both.
             It is called at least once for each statement, so it should not do any input or output. Default: the key itself.
