@@ -30,6 +30,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
@@ -253,6 +254,55 @@ def test_schemas(memory: Engine, install: Install) -> None:
         assert mapped.scalar(select(func.count()).select_from(users)) == 1
         assert mapped.execute(update(users).where(users.c.id == 2).values(id=3)).rowcount == 1
     assert [row.org_id for row in memory.connect().execute(select(there).order_by(there.c.id))] == ["b", "b", "a"]
+
+
+@pytest.mark.parametrize("given", ["org_id", "ORG_ID", "Org_Id"])
+def test_case_of_the_column(database: Any, given: str) -> None:
+    """A column that was made, and is reflected, as ORG_ID is covered."""
+    with database.plain.begin() as connection:
+        connection.exec_driver_sql('CREATE TABLE loud (id INTEGER PRIMARY KEY, "ORG_ID" VARCHAR(40))')
+        connection.exec_driver_sql("INSERT INTO loud VALUES (1, 'a'), (2, 'b')")
+    loud = Table("loud", MetaData(), autoload_with=database.plain)
+    upsert: Any = (postgresql if database.name == "postgresql" else sqlite).insert(loud)
+    partition = RowPartition(given, baseline=ANY)
+    partition.install(database.engine)
+    try:
+        assert partition.uncovered(loud.metadata) == []
+        with scope("a"), database.engine.begin() as connection:
+            assert connection.scalars(select(loud.c.id)).all() == [1]
+            connection.execute(insert(loud).values(id=3))
+            connection.execute(insert(loud).from_select(["id"], select(loud.c.id + 10)))
+            assert connection.execute(update(loud).values(id=loud.c.id + 100)).rowcount == 4
+            connection.execute(upsert.values(id=5).on_conflict_do_update(index_elements=["id"], set_={"id": 6}))
+            for name in ("ORG_ID", "org_id"):
+                stolen = upsert.values(id=2).on_conflict_do_update(index_elements=["id"], set_={name: "b"})
+                with pytest.raises(PartitionError, match="may not write 'b'"):
+                    connection.execute(stolen)
+            with pytest.raises(PartitionError, match="may not write 'b'"):
+                connection.execute(update(loud).values(ORG_ID="b"))
+            assert connection.execute(delete(loud)).rowcount == 5
+        with database.plain.connect() as connection:
+            assert connection.execute(select(loud)).all() == [(2, "b")]
+    finally:
+        partition.uninstall(database.engine)
+        loud.drop(database.plain)
+
+
+def test_two_columns_that_differ_in_case(database: Any) -> None:
+    """Where a database has both, it is the one that was named."""
+    if database.name == "sqlite":
+        pytest.skip("not possible on SQLite")
+    both = Table("both", MetaData(), Column("ORG_ID", String(40)), Column("org_id", String(40)))
+    both.create(database.plain)
+    partition = RowPartition("org_id", baseline=ANY)
+    partition.install(database.engine)
+    try:
+        with scope("a"), database.engine.begin() as connection:
+            connection.execute(insert(both).values(ORG_ID="b"))
+            assert connection.execute(select(both)).all() == [("b", "a")]
+    finally:
+        partition.uninstall(database.engine)
+        both.drop(database.plain)
 
 
 class _Doubled(TypeDecorator[str]):

@@ -19,7 +19,8 @@ from sqlalchemy.sql.selectable import FromGrouping, ReturnsRows
 
 from ..errors import PartitionError
 from ._sqlalchemy_raw import may_read_tables
-from ._sqlalchemy_rules import MARKERS, Mode, Rules, base_table, narrowed, owned
+from ._sqlalchemy_rules import MARKERS, Mode, Owner, Rules, base_table, narrowed, owned
+from ._sqlalchemy_values import Values
 
 __all__ = ["PartitionCompiler"]
 
@@ -33,6 +34,7 @@ class PartitionCompiler(SQLCompiler):
     """
 
     rules: Rules
+    values: Values
 
     def __init__(
         self, dialect: Any, statement: Any, cache_key: Any = None, column_keys: Any = None, *args: Any, **kwargs: Any
@@ -41,6 +43,14 @@ class PartitionCompiler(SQLCompiler):
         self._seen: list[set[FromClause]] = []
         self._type: Any = None
         super().__init__(dialect, statement, cache_key, column_keys, *args, **kwargs)
+
+    # The value
+
+    def construct_params(self, *args: Any, **kwargs: Any) -> Any:
+        params: Any = super().construct_params(*args, **kwargs)
+        if self._mode is not None and isinstance(owner := params.get(self._mode.marker), Owner):
+            params[self._mode.marker] = self.values.fitted(owner, self._type, self.dialect)
+        return params
 
     # FROM
 
@@ -170,6 +180,7 @@ class PartitionCompiler(SQLCompiler):
         visit: Any = super().visit_on_conflict_do_update  # type: ignore[misc]
         column = None if self._mode is None else self.rules.column_of(self.stack[-1]["selectable"].table)  # type: ignore[attr-defined]
         if self._mode is not None and column is not None:
+            self._same_type(column)
             own = on_conflict.update_whereclause
             criterion = self.rules.criterion(column, self._mode)
             on_conflict = copy.copy(on_conflict)
@@ -242,7 +253,7 @@ class PartitionCompiler(SQLCompiler):
         return get(hint_texts)
 
     def _refuse_raw(self, text: str, *, always: bool = False) -> None:
-        if self._mode is not None and not self._mode.raw and (always or may_read_tables(text)):
+        if self._mode is not None and not self._mode.raw and (always or may_read_tables(text, self.dialect.name)):
             shown = text if len(text) <= 80 else f"{text[:80]}..."
             raise PartitionError(f"SQL given as text cannot be restricted to one owner: {shown!r}; {_RAW_HINT}")
 

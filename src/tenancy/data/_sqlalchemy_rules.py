@@ -75,7 +75,15 @@ class Rules:
 
     def __init__(self, column: str, shared: Iterable[str]) -> None:
         self.column = column
+        self._lower = column.lower()
         self.shared = frozenset(shared)
+
+    def is_column(self, name: str | None) -> bool:
+        """
+        Return whether *name* is the column's, in whatever case: to SQLite that is all one, and on PostgreSQL a column that is called
+        alike had better be covered than not.
+        """
+        return name is not None and (name == self.column or name.lower() == self._lower)
 
     def is_shared(self, table: TableClause) -> bool:
         schema = getattr(table, "schema", None)
@@ -91,9 +99,10 @@ class Rules:
         table = base_table(source)
         if table is None or self.is_shared(table):
             return None
-        for column in source.c:
-            if column.name == self.column:
-                return cast("ColumnClause[Any]", column)
+        found = [column for column in source.c if self.is_column(column.name)]
+        if found:
+            # PostgreSQL can have two that differ in case.
+            return cast("ColumnClause[Any]", next((column for column in found if column.name == self.column), found[0]))
         if isinstance(table, Table):
             return None
         raise PartitionError(
@@ -113,7 +122,7 @@ class Rules:
         """
         Return whether *clause* is such a condition.
         """
-        if not isinstance(clause, BinaryExpression) or getattr(clause.left, "name", None) != self.column:
+        if not isinstance(clause, BinaryExpression) or not self.is_column(getattr(clause.left, "name", None)):
             return False
         if mode.is_null:
             return bool(clause.compare(self.criterion(cast("ColumnClause[Any]", clause.left), mode)))

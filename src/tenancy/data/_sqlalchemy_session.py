@@ -9,12 +9,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, event, inspect
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session
+from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.exc import UnmappedColumnError
 
 from ..context import routing_key
 from ..errors import PartitionError
-from ._sqlalchemy_rules import Owner, Rules
+from ..key import RoutingKey
+from ._sqlalchemy_rules import Rules
+from ._sqlalchemy_values import Values
 
 __all__ = ["OrmListeners", "SessionGuard"]
 
@@ -72,22 +74,45 @@ class SessionGuard:
 
 class OrmListeners(SessionGuard):
     """
-    Listens to all mappers as well, and shows a new object's owner in it.
+    Listens to all mappers as well: a new object is written for the owner that added it, and shows the owner's value.
 
     Args:
         engine: The engine.
         rules: Which tables are partitioned.
-        owner: Returns whose work this is.
+        values: Whose work is whose, and by which value.
     """
 
-    def __init__(self, engine: Engine, rules: Rules, owner: Callable[[], Owner | None]) -> None:
-        super().__init__(engine, owner)
+    def __init__(self, engine: Engine, rules: Rules, values: Values) -> None:
+        super().__init__(engine, lambda: values.owner(routing_key()))
         self._rules = rules
-        self._listeners = ((Mapper, "before_insert", self._fill), *self._listeners)
+        self._values = values
+        # For each object that was added to a Session, by the application or by a cascade, the key at hand then.
+        self._added: WeakKeyDictionary[InstanceState[Any], RoutingKey | None] = WeakKeyDictionary()
+        self._listeners = (
+            (Mapper, "before_insert", self._fill),
+            (Session, "after_attach", self._attached),
+            *self._listeners,
+        )
+
+    def _attached(self, _session: Session, instance: Any) -> None:
+        self._added[inspect(instance)] = routing_key()
+
+    def _check_added(self, target: Any) -> None:
+        key = routing_key()
+        first = self._added.get(inspect(target), key)
+        if first == key:
+            return
+        then, now = self._values.owner(first), self._values.owner(key)
+        if then != now:
+            raise PartitionError(
+                f"an object of {type(target).__name__} was added to its Session by {then or 'the baseline'} and is written by "
+                f"{now or 'the baseline'}: commit, or flush, where the object is added"
+            )
 
     def _fill(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
         if connection.dialect is not self._engine.dialect:
             return
+        self._check_added(target)
         columns = [column for table in mapper.tables if (column := self._rules.column_of(table)) is not None]
         owner = self._owner() if columns else None
         if owner is None or owner.value is None:
@@ -99,4 +124,4 @@ class OrmListeners(SessionGuard):
             except UnmappedColumnError:
                 continue
             if loaded.get(name) is None:
-                setattr(target, name, owner.value)
+                setattr(target, name, self._values.fitted(owner, column.type, connection.dialect))

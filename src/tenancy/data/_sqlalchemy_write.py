@@ -13,6 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Delete,
+    Dialect,
     FromClause,
     Insert,
     Join,
@@ -27,13 +28,16 @@ from sqlalchemy.sql.selectable import SelectStatementGrouping
 
 from ..errors import PartitionError
 from ._sqlalchemy_rules import Mode, Owner, Rules, base_table, narrowed
+from ._sqlalchemy_values import Values, fit
 
 __all__ = ["prepare"]
 
 Rows = list[dict[str, Any]]
 
 
-def prepare(statement: UpdateBase, rows: Rows, owner: Owner, mode: Mode, rules: Rules) -> tuple[UpdateBase, Rows]:
+def prepare(
+    statement: UpdateBase, rows: Rows, owner: Owner, mode: Mode, rules: Rules, values: Values, dialect: Dialect
+) -> tuple[UpdateBase, Rows]:
     """
     Return *statement* and its parameters so that they write *owner*'s rows only.
 
@@ -43,11 +47,15 @@ def prepare(statement: UpdateBase, rows: Rows, owner: Owner, mode: Mode, rules: 
         owner: Whose rows these are.
         mode: How the statement will be compiled.
         rules: Which tables are partitioned.
+        values: What the owner's value is in a column.
+        dialect: That of the engine.
 
     Raises:
         PartitionError: If the statement would write a row of somebody else, or if that cannot be told.
     """
     write = _Write(statement, owner, mode, rules)
+    if write.column is not None:
+        write.value = values.fitted(owner, write.column.type, dialect)
     if isinstance(statement, Insert):
         return write.insert(statement, rows)
     if isinstance(statement, Update):
@@ -66,6 +74,7 @@ class _Write:
         annotations = statement._annotations
         self.target: Any = annotations.get("_emit_insert_table", annotations.get("_emit_update_table", statement.table))
         self.column: Any = rules.column_of(self.target)
+        self.value: Any = owner.value
         self._refuse_foreign()
 
     def _refuse_foreign(self) -> None:
@@ -92,10 +101,9 @@ class _Write:
             if self._is_partition(name):
                 values = [self._given(given, row) for row in rows]
                 self._check_filled(values)
-                if None in values:
-                    statement = statement.values({name: self.owner.value})
+                statement = statement.values({name: self.value})
         self._check_filled([row.get(self.column.key) for row in rows])
-        return statement, [{**row, self.column.key: self.owner.value} for row in rows]
+        return statement, [{**row, self.column.key: self.value} for row in rows]
 
     def _insert_multi(self, statement: Any) -> Any:
         filled = []
@@ -109,7 +117,7 @@ class _Write:
     def _filled(self, row: Mapping[Any, Any]) -> dict[Any, Any]:
         names = [name for name in row if self._is_partition(name)]
         self._check_filled([self._given(row[name], {}) for name in names])
-        return {**row, **dict.fromkeys(names or [self.column], self.owner.value)}
+        return {**row, **dict.fromkeys(names or [self.column], self.value)}
 
     def _insert_from_select(self, statement: Any) -> Any:
         names = list(statement._select_names)
@@ -130,7 +138,7 @@ class _Write:
             raise PartitionError(
                 f"an INSERT into {self.target} from {type(source).__name__} cannot be checked: use select() or union()"
             )
-        value: Any = literal(self.owner.value, self.column.type)
+        value: Any = literal(self.value, self.column.type)
         if at is None:
             return source.add_columns(value)
         columns: list[Any] = list(source.selected_columns)
@@ -140,7 +148,7 @@ class _Write:
         return source.with_only_columns(*columns, maintain_column_froms=True)
 
     def _check_selected(self, column: Any) -> None:
-        if isinstance(column, BindParameter | Null) and self._given(column, {}) in (None, self.owner.value):
+        if isinstance(column, BindParameter | Null) and self._given(column, {}) in (None, self.value):
             return
         table = getattr(column, "table", None)
         covered = self.rules.column_of(table) if isinstance(table, FromClause) else None
@@ -158,7 +166,7 @@ class _Write:
             for name, given in values.items() if isinstance(values, Mapping) else values:
                 excluded = getattr(given, "table", None) is not None and getattr(given.table, "name", None) == "excluded"
                 # A name that is no column's key is written into the statement as it is.
-                ours = self._is_partition(name) or name == self.rules.column
+                ours = self._is_partition(name) or (isinstance(name, str) and self.rules.is_column(name))
                 if ours and not (excluded and given.name == self.column.name):
                     self._check_set([self._given(given, {})])
 
@@ -220,14 +228,21 @@ class _Write:
         return value
 
     def _check_filled(self, values: Iterable[Any]) -> None:
-        self._check_set(value for value in values if value is not None)
+        # The owner's value goes in place of these, so what matters is what they mean.
+        self._check_set(self._fitted(value) for value in values if value is not None)
+
+    def _fitted(self, value: Any) -> Any:
+        try:
+            return fit(value, self.column.type)
+        except ValueError:
+            return value
 
     def _check_set(self, values: Iterable[Any]) -> None:
         for value in values:
-            if value is None or value != self.owner.value:
-                if value is None and self.owner.value is None:
+            if value is None or value != self.value:
+                if value is None and self.value is None:
                     continue
                 raise PartitionError(
-                    f"{self.owner} owns rows with {self.rules.column} = {self.owner.value!r} and may not write {value!r} there: "
+                    f"{self.owner} owns rows with {self.rules.column} = {self.value!r} and may not write {value!r} there: "
                     "leave the column out, it is filled"
                 )

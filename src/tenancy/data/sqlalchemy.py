@@ -27,6 +27,7 @@ from ._sqlalchemy_raw import cannot_touch_rows
 from ._sqlalchemy_read import PartitionCompiler
 from ._sqlalchemy_rules import MARKERS, Mode, Owner, Rules
 from ._sqlalchemy_session import OrmListeners
+from ._sqlalchemy_values import Values
 from ._sqlalchemy_write import prepare
 
 if TYPE_CHECKING:
@@ -57,9 +58,10 @@ class RowPartition:
     SQL given as text, raises `PartitionError` when it would run; the message says what to do.
 
     Args:
-        column: The name of the partition column. Every table that has it is covered. Keyed work may read tables without it, and
-            may not write to them.
+        column: The name of the partition column, in whatever case. Every table that has it is covered. Keyed work may read tables
+            without it, and may not write to them.
         value: Returns the column's value for a routing key, or None for a key without a partition here; or a mapping to look it up in.
+            Two keys may not have the same value; of a function that is known only once it has returned it for both.
             It is called at least once for each statement, so it should not do any input or output. Default: the key itself.
         baseline: The value for work without a routing key; None for rows where the column is NULL. With `ANY` such work is not
             restricted at all, so it sees and may change the rows of all keys: the application's own conditions must do.
@@ -95,9 +97,14 @@ class RowPartition:
         for option, choice, choices in (("unknown", unknown, ("baseline", "refuse")), ("raw_sql", raw_sql, ("refuse", "allow"))):
             if choice not in choices:
                 raise ConfigurationError(f"RowPartition({option}={choice!r}): use one of {', '.join(map(repr, choices))}")
-        self._value: Callable[[Any], Any] = value.get if isinstance(value, Mapping) else value
-        self._baseline = None if baseline is ANY else Owner(baseline, None)
-        self._unknown = unknown
+        if isinstance(value, Mapping):
+            _check_distinct(value)
+        self._values = Values(
+            column,
+            value.get if isinstance(value, Mapping) else value,
+            None if baseline is ANY else Owner(baseline, None),
+            unknown,
+        )
         self._raw_sql = raw_sql
         self._rules = Rules(column, shared)
         self._installed: dict[Engine, tuple[Any, OrmListeners]] = {}
@@ -122,14 +129,14 @@ class RowPartition:
         before: Any = dialect.statement_compiler
         if issubclass(before, PartitionCompiler):
             raise ConfigurationError(f"{engine!r} has a RowPartition already: uninstall that one first")
-        compiler = type(f"Partition{before.__name__}", (PartitionCompiler, before), {"rules": self._rules})
+        compiler = type(f"Partition{before.__name__}", (PartitionCompiler, before), {"rules": self._rules, "values": self._values})
         dialect.statement_compiler = compiler
         try:
             self._probe(engine)
         except BaseException:
             dialect.statement_compiler = before
             raise
-        listeners = OrmListeners(engine, self._rules, self._owner)
+        listeners = OrmListeners(engine, self._rules, self._values)
         event.listen(engine, "before_execute", self._before_execute, retval=True)
         event.listen(engine, "before_cursor_execute", self._before_cursor_execute, retval=True)
         listeners.listen()
@@ -166,24 +173,10 @@ class RowPartition:
 
     def _owner(self) -> Owner | None:
         # None where the work is not restricted.
-        key = routing_key()
-        if key is None:
-            return self._baseline
-        value = self._value(key)
-        if value is None:
-            if self._unknown == "refuse":
-                raise PartitionError(
-                    f"routing key {str(key)!r} has no value for {self._rules.column!r} in RowPartition(value=...), so it owns no rows here"
-                )
-            return self._baseline
-        if self._baseline is not None and value == self._baseline.value:
-            raise PartitionError(
-                f"routing key {str(key)!r} has {self._rules.column} = {value!r}, but those are the baseline's rows"
-            )
-        return Owner(value, key)
+        return self._values.owner(routing_key())
 
     def _before_execute(
-        self, _connection: Connection, statement: Any, multiparams: Any, params: Any, options: Mapping[str, Any]
+        self, connection: Connection, statement: Any, multiparams: Any, params: Any, options: Mapping[str, Any]
     ) -> tuple[Any, Any, Any]:
         owner = self._owner()
         if (owner is None or owner.key is None) and routing_key() is not None:
@@ -195,15 +188,16 @@ class RowPartition:
         if not MARKERS.keys().isdisjoint(rows[0]):
             raise PartitionError("a parameter whose name begins with tenancy_partition is this library's: give yours another name")
         if isinstance(statement, UpdateBase):
-            statement, rows = prepare(statement, rows, owner, mode, self._rules)
-        rows = [{**row, mode.marker: owner.value} for row in rows]
+            statement, rows = prepare(statement, rows, owner, mode, self._rules, self._values, connection.dialect)
+        # What its value is depends on the type of the column, which only the compiled statement knows.
+        rows = [{**row, mode.marker: owner} for row in rows]
         return (statement, rows, {}) if multiparams else (statement, [], rows[0])
 
     def _before_cursor_execute(
-        self, _connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
+        self, connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
     ) -> tuple[str, Any]:
         # The last gate: what was not compiled for an owner is SQL that nobody has looked at yet.
-        if self._baseline is None and routing_key() is None:
+        if self._values.baseline is None and routing_key() is None:
             return statement, parameters
         compiled = context.compiled if context is not None else None
         marked = any(name in MARKERS for name in getattr(compiled, "column_keys", None) or ())
@@ -211,7 +205,7 @@ class RowPartition:
         if marked and not (context.isinsert and statement.lstrip()[:6].upper() == "SELECT"):
             return statement, parameters
         allowed = context is not None and self._is_allowed(context.execution_options)
-        if not allowed and not cannot_touch_rows(statement) and self._owner() is not None:
+        if not allowed and not cannot_touch_rows(statement, connection.dialect.name) and self._owner() is not None:
             shown = statement if len(statement) <= 80 else f"{statement[:80]}..."
             raise PartitionError(
                 f"SQL given as text cannot be restricted to one owner: {shown!r}; write it with SQLAlchemy's constructs, "
@@ -221,6 +215,19 @@ class RowPartition:
 
     def _is_allowed(self, options: Mapping[str, Any]) -> bool:
         return self._raw_sql == "allow" or options.get("tenancy_raw_sql") is True
+
+
+def _check_distinct(values: Mapping[str, Any]) -> None:
+    # In the form that a database may convert to, because no column is known yet.
+    keys: dict[str, str] = {}
+    for key, value in values.items():
+        form = str.__str__(value) if isinstance(value, str) else str(value)
+        first = keys.setdefault(form, key) if value is not None else key
+        if first != key:
+            raise ConfigurationError(
+                f"RowPartition(value=...): {first!r} and {key!r} both have the value {value!r}, and would share their rows: "
+                "give each a value of its own"
+            )
 
 
 def _sync(engine: Engine | AsyncEngine) -> Engine:
