@@ -126,6 +126,13 @@ class RegisteredProvider(ABC):
         """
         return attempt.entry is not None
 
+    def has(self, database: str) -> bool:  # noqa: ARG002 - a subclass knows
+        """
+        Return whether a name, in lower case, is that of the golden database or of a key's, made or not, on a server where statements can name
+        other databases.
+        """
+        return False
+
     def install(self) -> None:
         """
         Make the registry's table, unless it is there; `create` does so, too.
