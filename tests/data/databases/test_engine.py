@@ -208,6 +208,19 @@ def test_one_session_serves_one_database(
     assert list(found.values()) == [[]]
 
 
+def test_a_session_that_holds_nothing(engine: Engine) -> None:
+    """It is refused, too, since nobody knows what was made of what it has read; the error says no more than is so."""
+    with Session(engine) as session:
+        with tenancy.scope("pr-42"):
+            session.execute(text("SELECT 1"))
+            session.commit()
+        with (
+            tenancy.scope("pr-43"),
+            pytest.raises(PartitionError, match="has worked in a routing key's and is now used for another"),
+        ):
+            session.execute(text("SELECT 1"))
+
+
 def test_a_key_without_a_database(place: Place, engine: Engine, addresses: dict[str, str], counted: list[str]) -> None:
     """It is served as work without a key, and each statement is counted; or refused."""
     with tenancy.scope("pr-44"):
@@ -251,6 +264,52 @@ def test_a_database_made_amid_a_transaction(
     with tenancy.scope("pr-44"):
         add(engine, "after")
     assert owners(place, addresses) == {"baseline": ["before"] * 2, "pr-42": [], "pr-43": [], "pr-44": ["after"]}
+
+
+def test_a_database_that_is_being_made_or_dropped(place: Place, addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work of its key is refused, not served by the baseline: while it is made, when that failed, and until it is gone."""
+    engine = place.engine()
+    databases = DatabasePerKey(place.provider(), max_age=0)
+    databases.install(engine)
+    said: list[str] = []
+
+    def refused() -> None:
+        with tenancy.scope("pr-44"), pytest.raises(PartitionError, match="'pr-44'") as caught:
+            add(engine, "pr-44")
+        said.append(str(caught.value))
+        with tenancy.scope("pr-44"), held, pytest.raises(PartitionError, match="'pr-44'"):
+            held.execute(select(Mark))
+        add(engine, "None", len(said))
+
+    def fails(_url: str) -> None:
+        refused()
+        raise LookupError("no such revision")
+
+    held = engine.connect()
+    with pytest.raises(PartitionError, match="no such revision"):
+        place.provider(migrate=fails).create("pr-44")
+    held = engine.connect()
+    refused()
+    provider: Any = place.provider()
+    if hasattr(provider, "registry"):
+        provider.create("pr-44")
+
+        def stuck(*_: Any) -> None:
+            raise PartitionError("somebody is in the way")
+
+        monkeypatch.setattr(provider, "remove", stuck)
+        with pytest.raises(PartitionError, match="in the way"):
+            provider.drop("pr-44")
+        held = engine.connect()
+        refused()
+        assert "being dropped" in said[-1]
+    place.provider().drop("pr-44")
+    with tenancy.scope("pr-44"):
+        add(engine, "pr-44", 9)
+    engine.dispose()
+    databases.uninstall(engine)
+    assert all("being made" in each for each in said[:2])
+    assert owners(place, addresses) == {"baseline": ["None"] * len(said) + ["pr-44"], "pr-42": [], "pr-43": []}
 
 
 def test_what_another_process_makes_and_drops_is_seen_in_time(place: Place, addresses: dict[str, str]) -> None:

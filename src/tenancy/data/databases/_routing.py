@@ -25,7 +25,8 @@ from ...key import RoutingKey
 from ...observe import count
 from ._mysql_names import Fence, name_by_key
 from ._pools import BEGUN, KeyPools, RoutedPool, of_connection
-from ._provider import Database, Provider, RegisteredProvider, parsed
+from ._provider import Database, Databases, Provider, RegisteredProvider, parsed
+from ._registry import DROPPING
 from ._sessions import SessionOwners
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class DatabasePerKey:
     Args:
         provider: Knows which keys have a database.
         unknown: What becomes of work whose key has none: ``baseline`` serves it as work without a key, and counts its statements in
-            ``tenancy.partition.unknown_keys``; ``refuse`` raises.
+            ``tenancy.partition.unknown_keys``; ``refuse`` raises. While one is being made or dropped, its key's work always raises.
         max_age: Seconds for which it is remembered which databases there are. Wait this long between `Provider.create` and the first request.
         max_pools: How many keys have an open pool, for each engine; the least recently used one is closed for another. More only while
             connections of all are in use.
@@ -155,11 +156,26 @@ class _Known:
         Args:
             key: The key.
             waits: Calls a function that waits for another server.
+
+        Raises:
+            PartitionError: If it is not finished, or not yet gone.
         """
         found = self._found
         if found is None or time.monotonic() - found[0] > self._max_age:
             found = waits(self.read)
-        return found[1].get(key)
+        database = found[1].get(key)
+        unfinished = found[1].unfinished.get(key) if database is None and isinstance(found[1], Databases) else None
+        if unfinished is not None:
+            doing = "dropped" if unfinished == DROPPING else "made"
+            raise PartitionError(
+                f"the database of routing key {str(key)!r} is being {doing}, or that has failed, so its work can go nowhere: "
+                + (
+                    "call drop() of the provider again"
+                    if unfinished == DROPPING
+                    else "wait, or call create() or drop() of the provider"
+                )
+            )
+        return database
 
     def has(self, name: str) -> bool:
         """
