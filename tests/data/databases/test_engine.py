@@ -573,6 +573,35 @@ def test_addresses_that_lead_elsewhere(place: Place, addresses: dict[str, str]) 
     assert "names no database" in refused(place, Fixed(f"{make_url(place.baseline).get_backend_name()}://host"))
 
 
+def test_the_baselines_database_by_another_name(place: Place, addresses: dict[str, str], tmp_path: Any) -> None:
+    """A server has many addresses, and a file many names: it is asked which it is. Another database at such an address is a key's own."""
+    url = make_url(place.baseline)
+    if place.kind == "sqlite":
+        for number, link in enumerate((os.symlink, os.link)):
+            link(url.database or "", tmp_path / f"{number}.db")
+            assert "the baseline's own database" in refused(place, Fixed(f"sqlite:///{tmp_path / f'{number}.db'}"))
+        return
+    assert url.host == "127.0.0.1"
+    for host in ("localhost", "0.0.0.0"):
+        other = url.set(host=host)
+        fixed = Fixed(other.render_as_string(hide_password=False))
+        databases = DatabasePerKey(fixed)
+        engine = place.engine(pool_size=1, max_overflow=0)
+        databases.install(engine)
+        with engine.connect() as connection:
+            connection.execute(select(Mark)).all()  # all of the baseline's pool is in use
+            for _ in range(2):
+                with tenancy.scope("pr-42"), pytest.raises(PartitionError, match="the baseline's own database"):
+                    add(engine, "pr-42")
+            fixed.address = other.set(database=make_url(addresses["pr-42"]).database).render_as_string(hide_password=False)
+            databases.refresh()
+            with tenancy.scope("pr-42"):
+                add(engine, f"by {host}", 1 if host == "localhost" else 2)
+        engine.dispose()
+        databases.uninstall(engine)
+    assert owners(place, addresses) == {"baseline": [], "pr-42": ["by localhost", "by 0.0.0.0"], "pr-43": []}
+
+
 def test_engines_whose_connections_are_made_elsewhere(place: Place, addresses: dict[str, str]) -> None:
     """creator=, and a listener that makes the connection: there is no telling whose database it is."""
     spare = place.engine().dialect

@@ -252,6 +252,7 @@ class _Installed:
             if database is not None:
                 return self.pools.connect(key, database)
         connection = self.pools.base.connect()
+        self.pools.initialised = True
         connection.info[BEGUN] = key
         return connection
 
