@@ -208,6 +208,19 @@ def test_one_session_serves_one_database(
     assert list(found.values()) == [[]]
 
 
+def test_a_session_that_holds_nothing(engine: Engine) -> None:
+    """It is refused, too, since nobody knows what was made of what it has read; the error says no more than is so."""
+    with Session(engine) as session:
+        with tenancy.scope("pr-42"):
+            session.execute(text("SELECT 1"))
+            session.commit()
+        with (
+            tenancy.scope("pr-43"),
+            pytest.raises(PartitionError, match="has worked in a routing key's and is now used for another"),
+        ):
+            session.execute(text("SELECT 1"))
+
+
 def test_a_key_without_a_database(place: Place, engine: Engine, addresses: dict[str, str], counted: list[str]) -> None:
     """It is served as work without a key, and each statement is counted; or refused."""
     with tenancy.scope("pr-44"):
@@ -251,6 +264,52 @@ def test_a_database_made_amid_a_transaction(
     with tenancy.scope("pr-44"):
         add(engine, "after")
     assert owners(place, addresses) == {"baseline": ["before"] * 2, "pr-42": [], "pr-43": [], "pr-44": ["after"]}
+
+
+def test_a_database_that_is_being_made_or_dropped(place: Place, addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work of its key is refused, not served by the baseline: while it is made, when that failed, and until it is gone."""
+    engine = place.engine()
+    databases = DatabasePerKey(place.provider(), max_age=0)
+    databases.install(engine)
+    said: list[str] = []
+
+    def refused() -> None:
+        with tenancy.scope("pr-44"), pytest.raises(PartitionError, match="'pr-44'") as caught:
+            add(engine, "pr-44")
+        said.append(str(caught.value))
+        with tenancy.scope("pr-44"), held, pytest.raises(PartitionError, match="'pr-44'"):
+            held.execute(select(Mark))
+        add(engine, "None", len(said))
+
+    def fails(_url: str) -> None:
+        refused()
+        raise LookupError("no such revision")
+
+    held = engine.connect()
+    with pytest.raises(PartitionError, match="no such revision"):
+        place.provider(migrate=fails).create("pr-44")
+    held = engine.connect()
+    refused()
+    provider: Any = place.provider()
+    if hasattr(provider, "registry"):
+        provider.create("pr-44")
+
+        def stuck(*_: Any) -> None:
+            raise PartitionError("somebody is in the way")
+
+        monkeypatch.setattr(provider, "remove", stuck)
+        with pytest.raises(PartitionError, match="in the way"):
+            provider.drop("pr-44")
+        held = engine.connect()
+        refused()
+        assert "being dropped" in said[-1]
+    place.provider().drop("pr-44")
+    with tenancy.scope("pr-44"):
+        add(engine, "pr-44", 9)
+    engine.dispose()
+    databases.uninstall(engine)
+    assert all("being made" in each for each in said[:2])
+    assert owners(place, addresses) == {"baseline": ["None"] * len(said) + ["pr-44"], "pr-42": [], "pr-43": []}
 
 
 def test_what_another_process_makes_and_drops_is_seen_in_time(place: Place, addresses: dict[str, str]) -> None:
@@ -512,6 +571,35 @@ def test_addresses_that_lead_elsewhere(place: Place, addresses: dict[str, str]) 
     assert "secret" not in shown
     assert "'pr-42'" in refused(place, Fixed("no url"))
     assert "names no database" in refused(place, Fixed(f"{make_url(place.baseline).get_backend_name()}://host"))
+
+
+def test_the_baselines_database_by_another_name(place: Place, addresses: dict[str, str], tmp_path: Any) -> None:
+    """A server has many addresses, and a file many names: it is asked which it is. Another database at such an address is a key's own."""
+    url = make_url(place.baseline)
+    if place.kind == "sqlite":
+        for number, link in enumerate((os.symlink, os.link)):
+            link(url.database or "", tmp_path / f"{number}.db")
+            assert "the baseline's own database" in refused(place, Fixed(f"sqlite:///{tmp_path / f'{number}.db'}"))
+        return
+    assert url.host == "127.0.0.1"
+    for host in ("localhost", "0.0.0.0"):
+        other = url.set(host=host)
+        fixed = Fixed(other.render_as_string(hide_password=False))
+        databases = DatabasePerKey(fixed)
+        engine = place.engine(pool_size=1, max_overflow=0)
+        databases.install(engine)
+        with engine.connect() as connection:
+            connection.execute(select(Mark)).all()  # all of the baseline's pool is in use
+            for _ in range(2):
+                with tenancy.scope("pr-42"), pytest.raises(PartitionError, match="the baseline's own database"):
+                    add(engine, "pr-42")
+            fixed.address = other.set(database=make_url(addresses["pr-42"]).database).render_as_string(hide_password=False)
+            databases.refresh()
+            with tenancy.scope("pr-42"):
+                add(engine, f"by {host}", 1 if host == "localhost" else 2)
+        engine.dispose()
+        databases.uninstall(engine)
+    assert owners(place, addresses) == {"baseline": [], "pr-42": ["by localhost", "by 0.0.0.0"], "pr-43": []}
 
 
 def test_engines_whose_connections_are_made_elsewhere(place: Place, addresses: dict[str, str]) -> None:

@@ -10,7 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, create_engine, make_url, select, text
+from sqlalchemy import (
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    column,
+    create_engine,
+    delete,
+    insert,
+    make_url,
+    select,
+    table,
+    text,
+    update,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.schema import CreateTable, DropTable
 
 import tenancy
 from tenancy.data.databases import DatabasePerKey
@@ -163,53 +181,144 @@ def test_a_transaction_of_another_user_in_it(place: Place, unique: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "SELECT * FROM {0}.marks",
-        "SELECT * FROM `{0}` . `marks`",
-        "select *\nfrom (\n{0}.marks)",
-        "INSERT INTO {0}.marks VALUES (1, 'x', 0)",
-        "UPDATE {0}.marks SET n = 1",
-        "DELETE FROM {0}.marks",
-        "SELECT * FROM golden JOIN {0}.marks USING (id)",
-        "TRUNCATE TABLE {0}.marks",
-        "INSERT IGNORE INTO {0}.marks VALUES (1, 'x', 0)",
-        "REPLACE INTO {0}.marks VALUES (1, 'x', 0)",
-        "SELECT * FROM golden, {0}.marks WHERE 1",
-        "USE {0}",
-    ],
-)
-def test_statements_that_name_the_baselines_database(place: Place, statement: str) -> None:
-    """With a key they are refused, without one they run."""
-    place.provider().create("pr-42")
+NAMING = [
+    "SELECT * FROM {0}.marks",
+    "SELECT * FROM `{0}` . `marks`",
+    "select *\nfrom (\n{0}.marks)",
+    "INSERT INTO {0}.marks VALUES (1, 'x', 0)",
+    "UPDATE {0}.marks SET n = 1",
+    "DELETE FROM {0}.marks",
+    "SELECT * FROM golden JOIN {0}.marks USING (id)",
+    "TRUNCATE TABLE {0}.marks",
+    "INSERT IGNORE INTO {0}.marks VALUES (1, 'x', 0)",
+    "REPLACE INTO {0}.marks VALUES (1, 'x', 0)",
+    "SELECT * FROM golden, {0}.marks WHERE 1",
+    "SELECT n FROM (SELECT 1) x STRAIGHT_JOIN {0}.marks",
+    "SELECT n FROM (SELECT 1) x, {0}.marks, (SELECT 2) y",
+    "SELECT n FROM /* hint */ {0}.marks",
+    "SELECT 1 AS n /*!50000 FROM {0}.marks */",
+    "SELECT n FROM golden g JOIN golden h ON g.id = abs(h.id), {0}.marks",
+    "SELECT 'it\\'s', n FROM {0}.marks",
+    "INSERT {0}.marks(id, owner, n) VALUES (1, 'x', 0)",
+    "UPDATE LOW_PRIORITY {0}.marks SET n = 1",
+    "TRUNCATE {0}.marks",
+    "DROP TABLE IF EXISTS {0}.nothing",
+    "CREATE TABLE IF NOT EXISTS {0}.marks (id INT)",
+    "ALTER TABLE {0}.marks ALTER n SET DEFAULT 1, RENAME TO {0}.marks",
+    "RENAME TABLE {0}.marks TO {0}.moved, {0}.moved TO {0}.marks",
+    "USE {0}",
+]
+
+ORDINARY = [
+    "SELECT {0}.id, {0}.owner AS x, abs({0}.n), 2 FROM marks AS {0} WHERE {0}.id IN (1, 2) ORDER BY {0}.id, {0}.n LIMIT 1",
+    "INSERT INTO marks(id, owner, n) VALUES (1, 'FROM {0}.x', 0)",
+    "UPDATE marks AS {0} SET {0}.n = 1, {0}.owner = 'it\\'s from {0}.x' WHERE {0}.id = 1",
+    "SELECT EXTRACT(YEAR FROM NOW()), TRIM(LEADING 'x' FROM {0}.owner) FROM marks AS {0} -- FROM {0}.x",
+    "SELECT STRAIGHT_JOIN {0}.id FROM marks {0} JOIN golden ON {0}.id = golden.id AND ({0}.n = 1 OR {0}.n = 2) # FROM {0}.x",
+    "DELETE {0}.* FROM marks {0} JOIN golden ON {0}.id = golden.id",
+    "SELECT (SELECT COUNT(*) FROM golden g WHERE g.id = {0}.id), {0}.n FROM marks {0} GROUP BY {0}.id, {0}.n FOR UPDATE",
+    'SELECT "FROM {0}.marks", /* FROM {0}.marks */ @{0}.x',
+]
+
+
+@pytest.fixture
+def routed(place: Place) -> Iterator[Engine]:
+    """An engine on the baseline; pr-42 and pr-43 have databases."""
+    for key in ("pr-42", "pr-43"):
+        place.provider().create(key)
     engine = place.engine()
     databases = DatabasePerKey(place.provider())
     databases.install(engine)
-    written = statement.format(make_url(place.baseline).database)
-    with tenancy.scope("pr-42"), engine.connect() as connection, pytest.raises(PartitionError, match="names a database"):
-        connection.execute(text(written))
-    with engine.connect() as connection:
-        connection.execute(text(written))
+    yield engine
     engine.dispose()
     databases.uninstall(engine)
 
 
-def test_a_table_that_names_the_baselines_database(place: Place) -> None:
-    """schema= is refused with a key; names that only look like it are not."""
-    place.provider().create("pr-42")
-    engine = place.engine()
-    databases = DatabasePerKey(place.provider())
-    databases.install(engine)
-    name = make_url(place.baseline).database
-    table = Table("marks", MetaData(), Column("id", Integer), schema=name)
-    with tenancy.scope("pr-42"), engine.connect() as connection:
+def test_statements_that_name_another_database(place: Place, routed: Engine) -> None:
+    """Text that names the baseline's, the golden one or another key's is refused with a key; without one it runs."""
+    baseline, other = make_url(place.baseline).database or "", place.provider().database("pr-43")  # type: ignore[attr-defined]
+    for statement in NAMING:
+        for name in (baseline, place.golden, other, other.upper().replace("43", "45")):
+            written = statement.format(name)
+            with tenancy.scope("pr-42"), routed.connect() as connection, pytest.raises(PartitionError, match="names a database"):
+                connection.execute(text(written))
+            with tenancy.scope("pr-42"), routed.connect() as connection, pytest.raises(PartitionError, match="names a database"):
+                connection.exec_driver_sql(written)
+        with routed.connect() as connection:
+            connection.execute(text(statement.format(baseline)))
+            connection.rollback()
+
+
+def test_statements_that_only_look_like_it(place: Place, routed: Engine) -> None:
+    """A table that is called as the database is, texts and comments; and the key's own database."""
+    own = place.provider().database("pr-42")  # type: ignore[attr-defined]
+    for name in (make_url(place.baseline).database, place.golden):
+        for statement in ORDINARY:
+            with tenancy.scope("pr-42"), routed.begin() as connection:
+                connection.exec_driver_sql(statement.format(name))
+    with tenancy.scope("pr-42"), routed.connect() as connection:
+        assert connection.exec_driver_sql(f"SELECT n FROM {own}.marks").all() == []
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore:SELECT statement has a cartesian product")
+def test_tables_that_name_another_database(place: Place, routed: Engine) -> None:
+    """Whatever SQLAlchemy makes of schema= is refused with a key, for any database but its own; a map to its own is not."""
+    name, other = make_url(place.baseline).database, place.provider().database("pr-43")  # type: ignore[attr-defined]
+    marks = Table("marks", MetaData(), Column("id", Integer), Column("n", Integer))
+    golden = Table("golden", MetaData(), Column("id", Integer), Column("word", String(20)))
+    for schema in (name, place.golden, other, "somebody_elses"):
+        named = marks.to_metadata(MetaData(), schema=schema)
+        for statement in (
+            select(named),
+            select(golden.c.word, named.c.n),
+            select(golden).where(golden.c.id.in_(select(named.c.id))),
+            select(golden).join(named, named.c.id == golden.c.id),
+            insert(named).values(id=1),
+            insert(table("marks", column("id"), schema=schema)).values(id=1),
+            insert(marks).from_select(["id"], select(named.c.id)),
+            update(named).values(n=1),
+            delete(named),
+            CreateTable(named),
+            DropTable(named, if_exists=True),
+        ):
+            with tenancy.scope("pr-42"), routed.connect() as connection, pytest.raises(PartitionError, match="names a database"):
+                connection.execute(statement)
+        with tenancy.scope("pr-42"), routed.connect() as connection, pytest.raises(PartitionError, match="names a database"):
+            connection.execution_options(schema_translate_map={None: schema}).execute(select(marks))
+    with tenancy.scope("pr-42"), routed.connect() as connection:
+        shared = select(marks.to_metadata(MetaData(), schema=name))
+        assert connection.execution_options(schema_translate_map={name: None}).execute(shared).all() == []
+
+
+@pytest.mark.filterwarnings("ignore:SELECT statement has a cartesian product")
+def test_the_orm_and_a_table_of_the_databases_name(place: Place, routed: Engine) -> None:
+    """A comma in FROM with schema= is refused; where a table is called as the database is, ordinary queries are not."""
+    name = make_url(place.baseline).database or ""
+
+    class Order(Base):
+        __tablename__ = name
+        id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+        owner: Mapped[str] = mapped_column(String(80))
+
+    class Elsewhere(Base):
+        __tablename__ = "marks"
+        __table_args__ = ({"schema": name},)
+        id: Mapped[int] = mapped_column(primary_key=True)
+        n: Mapped[int]
+
+    with tenancy.scope("pr-42"), Session(routed) as session:
+        Order.__table__.create(session.connection())  # type: ignore[attr-defined]
+        session.add(Order(id=1, owner=f"FROM {name}.x"))
+        session.commit()
+        assert len(session.query(Order).all()) == 1
+        assert session.execute(select(Order.id, Order.owner.label("x"))).all() == [(1, f"FROM {name}.x")]
+        assert session.scalars(select(Order).from_statement(text(f"SELECT {name}.id, {name}.owner FROM {name}"))).one().id == 1
         with pytest.raises(PartitionError, match="names a database"):
-            connection.execute(select(table))
-        found = f"SELECT {name}.id, '{name}.x' FROM marks AS {name} WHERE {name}.id > 0"
-        assert connection.execute(text(found)).all() == []
-    engine.dispose()
-    databases.uninstall(engine)
+            session.execute(select(Order.owner, Elsewhere.n))
 
 
 def test_an_init_command_that_leads_elsewhere(place: Place) -> None:

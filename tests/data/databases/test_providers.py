@@ -52,7 +52,10 @@ def test_a_database_is_dropped_and_made_anew(place: Place) -> None:
     provider = place.provider()
     provider.drop("pr-42")
     address = provider.create("pr-42")
-    life = provider.databases()[RoutingKey("pr-42")].life
+    found = provider.databases()[RoutingKey("pr-42")]
+    life = found.life
+    assert found.since is not None
+    assert abs(time.time() - found.since) < 60
     place.rows(address, "INSERT INTO golden VALUES (2, 'mine')")
     provider.drop("pr-42")
     provider.drop("pr-42")

@@ -7,10 +7,12 @@ from ..._optional import extra
 with extra("sqlalchemy", "sqlalchemy"):
     import sqlalchemy as _  # noqa: F401
 
-from ._provider import Database, Provider, RegisteredProvider
+from ._provider import Database, Databases, Provider, RegisteredProvider
 from ._registry import Attempt, Entry, Registry
 from ._routing import DatabasePerKey
 from .command import Command
 from .sqlite import SQLiteFile
 
-__all__ = ["Attempt", "Command", "Database", "DatabasePerKey", "Entry", "Provider", "RegisteredProvider", "Registry", "SQLiteFile"]
+__all__ = [
+    "Attempt", "Command", "Database", "DatabasePerKey", "Databases", "Entry", "Provider", "RegisteredProvider", "Registry", "SQLiteFile",
+]  # fmt: skip

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 from weakref import WeakSet
@@ -22,6 +22,7 @@ from ...errors import PartitionError
 from ...key import RoutingKey
 from ...routes.stores._urls import hidden
 from ._provider import Database, parsed, place
+from ._servers import Server, database_of, server_of
 
 __all__ = ["BEGUN", "KeyPool", "KeyPools", "RoutedPool", "of_connection"]
 
@@ -52,6 +53,8 @@ class KeyPool:
         self.used = time.monotonic()
         self.retired = False
         self.asking = 0
+        #: The baseline's server, and its database's name; None until asked, and where there is no need to ask.
+        self.baseline: tuple[Server, str] | None = None
         self._out: WeakSet[Any] = WeakSet()
 
     def __str__(self) -> str:
@@ -94,7 +97,8 @@ class KeyPools:
         self._pools: OrderedDict[RoutingKey, KeyPool] = OrderedDict()
         self._retired: list[KeyPool] = []
         self._swept = time.monotonic()
-        self._initialised = False
+        #: Whether SQLAlchemy has had a connection to the baseline.
+        self.initialised = False
         _all.add(self)
 
     def listen(self) -> None:
@@ -112,14 +116,20 @@ class KeyPools:
         Raises:
             PartitionError: If it led elsewhere.
         """
-        if not self._initialised:
+        if not self.initialised:
             # What SQLAlchemy asks on the first connection of an engine, and takes to be so on all, it is to ask the baseline.
             self.base.connect().close()
-            self._initialised = True
+            self.initialised = True
         with self._asking(key, database) as pool:
+            files = self._engine.dialect.name == "sqlite"
+            if not files and pool.baseline is None and _has_server(parsed(database.address, f"the address of {pool}")):
+                pool.baseline = self._ask_baseline()
             before = _target.set(pool)
             try:
                 connection = pool.pool.connect()
+            except PartitionError:
+                pool.baseline = None  # to be asked again: either server may be another one then
+                raise
             finally:
                 _target.reset(before)
             if connection.info.get(_POOL) is not pool:
@@ -203,6 +213,16 @@ class KeyPools:
             with self._lock:
                 pool.asking -= 1
 
+    def _ask_baseline(self) -> tuple[Server, str]:
+        # On a connection of its own: those of the pool may all be in use, by this very thread.
+        spare = self._new()
+        try:
+            with closing(spare.connect()) as connection:
+                dialect, raw = self._engine.dialect, connection.dbapi_connection
+                return server_of(dialect, raw), database_of(dialect, raw)
+        finally:
+            spare.dispose()
+
     def _new(self) -> Pool:
         pool = self.base.recreate()
         # One set of listeners for all: what an application listens for later it is to hear of each.
@@ -248,18 +268,10 @@ class KeyPools:
         added = {name: value for name, value in parameters.items() if name not in usual or usual[name] != value}
         connection = dialect.connect(*own, **{**options, **added})
         try:
-            found = _where(dialect, connection)
+            _check(dialect, connection, base, url, pool)
         except BaseException:
             dialect.do_close(connection)
             raise
-        expected = url.database or ""
-        same = os.path.realpath(found) == os.path.realpath(expected) if dialect.name == "sqlite" else found == expected
-        if not same:
-            dialect.do_close(connection)
-            raise PartitionError(
-                f"a connection to {pool} is in {found!r} instead of {expected!r}: "
-                "see what connect_args=, the URL's options or a pooler make of it"
-            )
         record.info[_POOL] = pool
         return connection
 
@@ -270,34 +282,42 @@ def _url(base: URL, pool: KeyPool) -> URL:
     kind, wanted = address.get_backend_name(), base.get_backend_name()
     if kinds.get(kind, kind) != kinds.get(wanted, wanted):
         raise PartitionError(f"{pool} is on {kind}, but the engine is for {wanted}: {hidden(pool.database.address)}")
-    whole = address.host or "host" in address.query or kind == "sqlite"
+    whole = _has_server(address) or kind == "sqlite"
     url = address.set(drivername=base.drivername) if whole else base.set(database=address.database)
     if place(url) == place(base):
-        raise PartitionError(
-            f"the address of {pool} is the baseline's own database, {hidden(pool.database.address)}: drop it and create it anew"
-        )
+        raise _baselines(pool)
     return url
 
 
-_QUESTIONS = {"postgresql": "SELECT current_database()", "mysql": "SELECT DATABASE()", "mariadb": "SELECT DATABASE()"}
+def _has_server(address: URL) -> bool:
+    return bool(address.host) or "host" in address.query
 
 
-def _where(dialect: Dialect, connection: Any) -> str:
+def _baselines(pool: KeyPool) -> PartitionError:
+    return PartitionError(
+        f"the address of {pool} is the baseline's own database, {hidden(pool.database.address)}: drop it and create it anew"
+    )
+
+
+def _check(dialect: Dialect, connection: DBAPIConnection, base: URL, url: URL, pool: KeyPool) -> None:
     """
-    Ask the server which database a new connection is in: options, a pooler or a listener may have the last word.
+    Raise unless a new connection is where it is to be, and not in the baseline's database by another name.
     """
-    cursor = connection.cursor()
-    try:
-        if dialect.name == "sqlite":
-            cursor.execute("PRAGMA database_list")
-            found = next(row[2] for row in cursor.fetchall() if row[1] == "main")
-        else:
-            cursor.execute(_QUESTIONS[dialect.name])
-            found = cursor.fetchone()[0]
-    finally:
-        cursor.close()
-    dialect.do_rollback(connection)
-    return str(found)
+    found, expected = database_of(dialect, connection), url.database or ""
+    files = dialect.name == "sqlite"
+    if os.path.realpath(found) != os.path.realpath(expected) if files else found != expected:
+        raise PartitionError(
+            f"a connection to {pool} is in {found!r} instead of {expected!r}: see what connect_args=, the URL's options "
+            "or a pooler make of it"
+        )
+    if files:
+        own = base.database or ""
+        if os.path.exists(own) and os.path.exists(found) and os.path.samefile(own, found):
+            raise _baselines(pool)
+    elif pool.baseline is not None:
+        server, database = pool.baseline
+        if found == database and server_of(dialect, connection).is_same(server):
+            raise _baselines(pool)
 
 
 class RoutedPool(Pool):

@@ -17,7 +17,7 @@ from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from ._registry import READY, Attempt, Registry, shown_url
 
-__all__ = ["Database", "Provider", "RegisteredProvider", "check_function", "migrated", "parsed"]
+__all__ = ["Database", "Databases", "Provider", "RegisteredProvider", "check_function", "migrated", "parsed"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,26 @@ class Database:
         address: A URL. One without a host, such as ``postgresql:///shop__pr_42``, is a database on the server of the baseline's engine, for
             its user.
         life: A token of this making of the database: one that was dropped and made again has another.
+        since: When it was finished, in seconds since 1970, by the clock of who made it; None where nobody knows.
     """
 
     address: str = field(repr=False)
     life: str
+    since: float | None = field(default=None, compare=False)
+
+
+class Databases(dict[RoutingKey, Database]):
+    """
+    The databases that are finished, by key, and which are not: work of those keys is refused, so that it goes to no other database.
+
+    Args:
+        finished: Those that can be used.
+        unfinished: Keys whose database is being made or dropped, or was when something failed, with ``creating`` or ``dropping``.
+    """
+
+    def __init__(self, finished: Mapping[RoutingKey, Database], unfinished: Mapping[RoutingKey, str]) -> None:
+        super().__init__(finished)
+        self.unfinished = unfinished
 
 
 @runtime_checkable
@@ -72,7 +88,7 @@ class Provider(Protocol):
 
     def databases(self) -> Mapping[RoutingKey, Database]:
         """
-        Return the databases that are finished, by key.
+        Return the databases that are finished, by key; as `Databases`, if it is known which are not.
 
         Raises:
             PartitionError: If it cannot be told which there are.
@@ -126,6 +142,13 @@ class RegisteredProvider(ABC):
         """
         return attempt.entry is not None
 
+    def has(self, database: str) -> bool:  # noqa: ARG002 - a subclass knows
+        """
+        Return whether a name, in lower case, is that of the golden database or of a key's, made or not, on a server where statements can name
+        other databases.
+        """
+        return False
+
     def install(self) -> None:
         """
         Make the registry's table, unless it is there; `create` does so, too.
@@ -172,12 +195,13 @@ class RegisteredProvider(ABC):
             self.remove(key, attempt)
             attempt.forget()
 
-    def databases(self) -> Mapping[RoutingKey, Database]:
+    def databases(self) -> Databases:
         """
-        Return the databases that are finished; see `Provider.databases`.
+        Return the databases that are finished, and the keys of others; see `Provider.databases`.
         """
         entries = self.registry.entries(self.name)
-        return {key: Database(entry.address, entry.life) for key, entry in entries.items() if entry.state == READY}
+        finished = {key: Database(entry.address, entry.life, entry.since) for key, entry in entries.items() if entry.state == READY}
+        return Databases(finished, {key: entry.state for key, entry in entries.items() if key not in finished})
 
 
 def parsed(address: str, what: str) -> URL:

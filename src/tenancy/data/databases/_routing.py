@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,8 +23,10 @@ from ...context import routing_key
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from ...observe import count
+from ._mysql_names import Fence, name_by_key
 from ._pools import BEGUN, KeyPools, RoutedPool, of_connection
-from ._provider import Database, Provider
+from ._provider import Database, Databases, Provider, RegisteredProvider, parsed
+from ._registry import DROPPING
 from ._sessions import SessionOwners
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class DatabasePerKey:
     Args:
         provider: Knows which keys have a database.
         unknown: What becomes of work whose key has none: ``baseline`` serves it as work without a key, and counts its statements in
-            ``tenancy.partition.unknown_keys``; ``refuse`` raises.
+            ``tenancy.partition.unknown_keys``; ``refuse`` raises. While one is being made or dropped, its key's work always raises.
         max_age: Seconds for which it is remembered which databases there are. Wait this long between `Provider.create` and the first request.
         max_pools: How many keys have an open pool, for each engine; the least recently used one is closed for another. More only while
             connections of all are in use.
@@ -155,11 +156,36 @@ class _Known:
         Args:
             key: The key.
             waits: Calls a function that waits for another server.
+
+        Raises:
+            PartitionError: If it is not finished, or not yet gone.
         """
         found = self._found
         if found is None or time.monotonic() - found[0] > self._max_age:
             found = waits(self.read)
-        return found[1].get(key)
+        database = found[1].get(key)
+        unfinished = found[1].unfinished.get(key) if database is None and isinstance(found[1], Databases) else None
+        if unfinished is not None:
+            doing = "dropped" if unfinished == DROPPING else "made"
+            raise PartitionError(
+                f"the database of routing key {str(key)!r} is being {doing}, or that has failed, so its work can go nowhere: "
+                + (
+                    "call drop() of the provider again"
+                    if unfinished == DROPPING
+                    else "wait, or call create() or drop() of the provider"
+                )
+            )
+        return database
+
+    def has(self, name: str) -> bool:
+        """
+        Return whether a database's name, in lower case, is that of a key, or of what keys' databases are made of.
+        """
+        if isinstance(self._provider, RegisteredProvider) and self._provider.has(name):
+            return True
+        found = self._found
+        known = found[1].values() if found is not None else ()
+        return any(name == (parsed(each.address, "an address").database or "").lower() for each in known)
 
     def read(self) -> tuple[float, Mapping[RoutingKey, Database]]:
         asked = time.monotonic()
@@ -198,14 +224,12 @@ class _Installed:
         self._known = known
         self._unknown = unknown
         self._sessions = SessionOwners(engine)
-        self._qualified: re.Pattern[str] | None = None
         self._class = type(engine.dialect)
-        if engine.dialect.name in ("mysql", "mariadb") and engine.url.database:
-            self._qualified = _qualified(engine.url.database)
+        self._fence = Fence(engine, known.has) if engine.dialect.name in ("mysql", "mariadb") else None
 
     def install(self) -> None:
-        if self._qualified is not None:
-            _name_by_key(self._engine.dialect, self._find)
+        if self._fence is not None:
+            name_by_key(self._engine.dialect, self._find)
         self.pools.listen()
         event.listen(self._engine, "before_cursor_execute", self._before_cursor_execute)
         self._sessions.listen()
@@ -216,7 +240,7 @@ class _Installed:
         self._sessions.remove()
         event.remove(self._engine, "before_cursor_execute", self._before_cursor_execute)
         self.pools.remove()
-        if self._qualified is not None:
+        if self._fence is not None:
             self._engine.dialect.__class__ = self._class
         self.pools.dispose()
 
@@ -228,6 +252,7 @@ class _Installed:
             if database is not None:
                 return self.pools.connect(key, database)
         connection = self.pools.base.connect()
+        self.pools.initialised = True
         connection.info[BEGUN] = key
         return connection
 
@@ -244,7 +269,7 @@ class _Installed:
         return await_only(asyncio.to_thread(work)) if self._engine.dialect.is_async else work()
 
     def _before_cursor_execute(
-        self, connection: Connection, _cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool
+        self, connection: Connection, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool
     ) -> None:
         pool, key = of_connection(connection), routing_key()
         if pool is None:
@@ -255,9 +280,8 @@ class _Installed:
             count("tenancy.partition.unknown_keys")
         elif pool.key != key:
             raise PartitionError(_changed(str(pool), key))
-        elif self._qualified is not None and self._qualified.search(statement) is not None:
-            shown = statement if len(statement) <= 80 else f"{statement[:80]}..."
-            raise PartitionError(f"{shown!r} names a database, so it would leave {pool}: leave the database's name (schema=) out")
+        elif self._fence is not None:
+            self._fence.check(pool, statement, context)
 
 
 def _changed(began: str, key: RoutingKey | None) -> str:
@@ -266,43 +290,6 @@ def _changed(began: str, key: RoutingKey | None) -> str:
         f"a connection to {began} is now used {now}, and one transaction cannot go to two databases: end it, and take a connection or "
         "Session for each routing key"
     )
-
-
-def _qualified(database: str) -> re.Pattern[str]:
-    # In MySQL a name in front of a table's is a database's, and every database is within reach.
-    name = rf"(?:`{re.escape(database.replace('`', '``'))}`|{re.escape(database)})"
-    return re.compile(
-        rf"\b(?:FROM|JOIN|INTO|UPDATE|TABLE|IGNORE|REPLACE)\s+\(*\s*{name}\s*\.|,\s*{name}\s*\.\s*`?[\w$]+`?\s+(?:AS\s|WHERE|SET)|^\s*USE\s",
-        re.IGNORECASE,
-    )
-
-
-def _name_by_key(dialect: Any, find: Callable[[RoutingKey], Database | None]) -> None:
-    """
-    Have MySQL's dialect take, for reflection, the key's database for the default one, which it puts in front of tables' names.
-    """
-    usual = dialect.__dict__.pop("default_schema_name", None)
-
-    def get(self: Any) -> Any:
-        key = routing_key()
-        database = find(key) if key is not None else None
-        return (
-            self.__dict__.get("default_schema_name") if database is None else database.address.rpartition("/")[2].partition("?")[0]
-        )
-
-    def put(self: Any, value: Any) -> None:
-        self.__dict__["default_schema_name"] = value
-
-    if usual is not None:
-        dialect.__dict__["default_schema_name"] = usual
-    before = type(dialect)
-    names = {
-        "__module__": before.__module__,
-        "default_schema_name": property(get, put),
-        # Not inherited, by SQLAlchemy's rule; here nothing changes in what is compiled.
-        "supports_statement_cache": before.supports_statement_cache,
-    }
-    dialect.__class__ = type(before.__name__, (before,), names)
 
 
 def _sync(engine: Engine | AsyncEngine) -> Engine:

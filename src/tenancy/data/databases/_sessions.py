@@ -49,7 +49,7 @@ class SessionOwners:
             if database is not None and now is not None:
                 after = "another one"
             raise PartitionError(
-                f"this {type(session).__name__} holds objects of {before} and is now used for {after}: "
+                f"this {type(session).__name__} has worked in {before} and is now used for {after}, and what it may hold is of the first: "
                 "use a Session for each routing key, or call Session.close() in between"
             )
         self._served[session] = session.identity_map, now

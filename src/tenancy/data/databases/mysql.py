@@ -16,6 +16,7 @@ from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from ...naming import partition_name
 from ...routes.stores._urls import without_secrets
+from ._mysql_text import names_in_front
 from ._provider import RegisteredProvider, check_function, migrated
 from ._registry import Attempt, Registry, admin_url
 
@@ -89,6 +90,12 @@ class MySQLDatabase(RegisteredProvider):
         Return the name of a key's database, whether it is there or not.
         """
         return partition_name(key, self.name, kind="mysql-database")
+
+    def has(self, database: str) -> bool:
+        """
+        Return whether a name, in lower case, is that of the golden database or of a key's, made or not.
+        """
+        return database == self.name.lower() or database.startswith(self.database("a").partition("__a")[0] + "__")
 
     def exists(self, key: RoutingKey, attempt: Attempt) -> bool:
         """
@@ -270,11 +277,7 @@ class _Copy:
 
 
 def _names(statement: str, database: str) -> bool:
-    # Texts and comments do not count. Double quotes are a text's or a name's, by sql_mode: they count.
-    code = re.sub(r"'(?:[^'\\]|''|\\.)*'|--\s[^\n]*|/\*[^!].*?\*/", "''", statement, flags=re.DOTALL)
-    plain = rf"(?<![\w$`\".]){re.escape(database)}"
-    quoted = rf"`{re.escape(database.replace('`', '``'))}`|\"{re.escape(database)}\""
-    return re.search(rf"(?:{plain}|{quoted})\s*\.\s*[`\"\w]", code, re.IGNORECASE) is not None
+    return database.lower() in names_in_front(statement)
 
 
 def _quoted(name: str) -> str:

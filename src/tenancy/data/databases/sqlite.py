@@ -8,7 +8,8 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from urllib.parse import quote
@@ -17,14 +18,15 @@ from sqlalchemy import URL
 
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
-from ._provider import Database, check_function, migrated
-from ._registry import file_lock
+from ._provider import Database, Databases, check_function, migrated
+from ._registry import CREATING, file_lock
 
 __all__ = ["SQLiteFile"]
 
 # Neither begins like a key, so what is half made or half removed is never taken for a database.
 _MAKING, _DROPPING, _LOCK = ".making-", ".dropping-", ".lock"
 _SUFFIX = ".db"
+_MOMENT = 12  # digits
 
 
 class SQLiteFile:
@@ -88,18 +90,24 @@ class SQLiteFile:
                 (self._folder / key).rename(self._folder / f"{_DROPPING}{secrets.token_hex(8)}")
             self._clean()
 
-    def databases(self) -> Mapping[RoutingKey, Database]:
+    def databases(self) -> Databases:
         """
-        Return the files that are there; see `Provider.databases`.
+        Return the files that are there, and the keys of those that are half made; see `Provider.databases`.
         """
         if not self._folder.is_dir():
-            return {}
-        keys = [key for entry in os.scandir(self._folder) if (key := RoutingKey.parse(entry.name)) is not None]
-        files = [(key, file) for key in keys if (file := self._file(key)) is not None]
-        return {key: Database(_url(file), file.stem) for key, file in files}
+            return Databases({}, {})
+        # First what is being made: finished meanwhile it is among the others, too.
+        names = [entry.name for entry in os.scandir(self._folder)]
+        making = [RoutingKey.parse(name.removeprefix(_MAKING)) for name in names if name.startswith(_MAKING)]
+        finished: dict[RoutingKey, Database] = {}
+        for key in {*map(RoutingKey.parse, names), *making} - {None}:
+            if key is not None and (file := self._file(key)) is not None:
+                finished[key] = Database(_url(file), file.stem, _since(file))
+        return Databases(finished, {key: CREATING for key in making if key is not None and key not in finished})
 
     def _make(self, key: RoutingKey) -> Path:
-        life = secrets.token_hex(16)
+        # The file tells when it was made; its folder's time is that of the last write.
+        life = f"{round(time.time() * 1000):0{_MOMENT}x}{secrets.token_hex(10)}"
         making = self._folder / f"{_MAKING}{key}"
         try:
             making.mkdir()
@@ -141,6 +149,13 @@ class SQLiteFile:
             f"{str(key)!r} has to wait: try again"
         )
         return file_lock(str(self._folder / _LOCK), self._timeout, busy)
+
+
+def _since(file: Path) -> float | None:
+    try:
+        return int(file.stem[:_MOMENT], 16) / 1000
+    except ValueError:
+        return None  # of somebody else's
 
 
 def _url(file: Path) -> str:
