@@ -680,3 +680,26 @@ async def test_asyncio(place: Place, addresses: dict[str, str], driver: str) -> 
     await engine.dispose()
     databases.uninstall(engine)
     assert owners(place, addresses) == {"baseline": ["None"] * 12, "pr-42": ["pr-42"] * 12, "pr-43": ["pr-43"] * 12}
+
+
+@pytest.mark.parametrize(("shared", "driver"), list(async_engines()), indirect=["shared"])
+async def test_asyncio_and_a_server_by_another_name(place: Place, addresses: dict[str, str], driver: str) -> None:
+    """The baseline's own database is refused, another one on that server used."""
+    if place.kind == "sqlite":
+        return
+    other = make_url(place.baseline).set(host="localhost")
+    fixed = Fixed(other.render_as_string(hide_password=False))
+    engine = create_async_engine(place.url(place.baseline, driver.replace("psycopg_async", "psycopg")))
+    databases = DatabasePerKey(fixed)
+    databases.install(engine)
+    with tenancy.scope("pr-42"):
+        with pytest.raises(PartitionError, match="the baseline's own database"):
+            async with engine.connect() as connection:
+                await connection.execute(select(Mark))
+        fixed.address = other.set(database=make_url(addresses["pr-42"]).database).render_as_string(hide_password=False)
+        databases.refresh()
+        async with engine.begin() as connection:
+            await connection.execute(insert(Mark).values(id=1, owner="pr-42", n=0))
+    await engine.dispose()
+    databases.uninstall(engine)
+    assert owners(place, addresses) == {"baseline": [], "pr-42": ["pr-42"], "pr-43": []}
