@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from .layout import Layout
+from .registry import SETTING
 from .structure import ForeignKey, Index, Table, dollar_quoted, literal, qualified, quoted
 from .working import Working
 
@@ -21,6 +22,7 @@ __all__ = [
     "checks",
     "fulfilled",
     "given",
+    "guarded",
     "missing",
     "referred",
     "rows_equal",
@@ -59,6 +61,17 @@ def within_statement(key: ForeignKey) -> bool:
     Return whether rows of one statement may refer to one another, so that what is written row by row cannot be checked before all of it is.
     """
     return (key.schema, key.table) == (key.to_schema, key.to_table)
+
+
+def guarded(layout: Layout) -> str:
+    """
+    Return what raises, in PL/pgSQL, where it is not the partition's key that writes, but another one by its name.
+    """
+    key = literal(str(layout.key))
+    return (
+        f"IF current_setting('{SETTING}', true) IS DISTINCT FROM {key} THEN\n"
+        f"  RAISE EXCEPTION 'this is the partition of %', {key} USING ERRCODE = 'insufficient_privilege';\nEND IF;\n"
+    )
 
 
 def checks(
@@ -110,7 +123,7 @@ def checks(
 #variable_conflict use_column
 DECLARE found_values text;
 BEGIN
-IF TG_OP = 'INSERT' THEN
+{guarded(layout) if overlay else ""}IF TG_OP = 'INSERT' THEN
   {bodies["INSERT"]}
 ELSE
   {bodies["UPDATE"]}

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .checks import FAULTING
+from .checks import FAULTING, NOT_FAULTING, guarded
 from .layout import Layout, Names
 from .references import References
 from .structure import Column, Index, Table, dollar_quoted, literal, quoted
 
-__all__ = ["arguments", "delta", "fault", "indexed", "own_table", "view", "writes"]
+__all__ = ["arguments", "checked", "delta", "fault", "indexed", "own_table", "view", "writes"]
 
 
 def _list(columns: tuple[Column, ...], prefix: str = "") -> str:
@@ -33,7 +33,9 @@ def delta(table: Table, names: Names) -> Iterator[str]:
     """
     # With the table, that takes less time; but violations are found in the order of the indexes.
     first = [index for index in table.indexes[:1] if index.primary]
-    yield own_table(table, names.delta, first)
+    constraints = [(index.name, index.definition) for index in first]
+    constraints += [(name, checked(definition)) for name, definition in table.checks]
+    yield own_table(table, names.delta, constraints)
     for index in table.indexes[len(first) :]:
         yield indexed(names.delta, index)
     key = table.primary_key
@@ -41,22 +43,33 @@ def delta(table: Table, names: Names) -> Iterator[str]:
     yield f"CREATE TABLE {names.hidden} ({columns}, CONSTRAINT {names.hidden_key} PRIMARY KEY ({_list(key)}))"
 
 
-def own_table(table: Table, name: str, constraints: Iterable[Index] = ()) -> str:
+def checked(definition: str) -> str:
+    """
+    Return what ``CHECK`` a key's own rows have for one of the baseline's. It does not hold while a row of the baseline is made the key's
+    own as it is, which may break it: ``NOT VALID``, or true when it was written.
+    """
+    condition, _, rest = definition.removeprefix("CHECK (").rpartition(")")
+    return f"CHECK (NOT ({NOT_FAULTING}) OR ({condition})){rest}"
+
+
+def own_table(table: Table, name: str, constraints: Iterable[tuple[str, str]] | None = None) -> str:
     """
     Return what makes a table of the same form, without its indexes and references; what counts, counts on in the baseline's sequences.
 
     Args:
         table: The table of the baseline.
         name: What it is called, for SQL.
-        constraints: Those of its constraints that it is made with.
+        constraints: The constraints that it is made with, by name; None: the CHECK constraints.
     """
-    options = "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS INCLUDING STORAGE"
+    options = "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING STORAGE"
+    if constraints is None:
+        options += " INCLUDING CONSTRAINTS"
     defaults = "".join(
         f"; ALTER TABLE {name} ALTER COLUMN {quoted(column.name)} SET DEFAULT {column.default}"
         for column in table.columns
         if column.identity
     )
-    added = "".join(f", CONSTRAINT {quoted(index.name)} {index.definition}" for index in constraints)
+    added = "".join(f", CONSTRAINT {quoted(each)} {definition}" for each, definition in constraints or ())
     return f"CREATE TABLE {name} (LIKE {table.sql} {options}{added}){defaults}"
 
 
@@ -145,7 +158,7 @@ def writes(table: Table, layout: Layout, references: References) -> Iterator[str
 DECLARE
   r {names.table}%ROWTYPE;
 BEGIN
-IF TG_OP = 'INSERT' THEN
+{guarded(layout)}IF TG_OP = 'INSERT' THEN
   {computed}INSERT INTO {names.delta} ({_list(stored)}) VALUES ({new}) RETURNING {_list(table.columns)} INTO r;
   {references.noted("I")}
   RETURN r;

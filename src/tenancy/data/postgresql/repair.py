@@ -12,7 +12,7 @@ from typing import Any
 
 from .checks import within_statement
 from .layout import Layout
-from .overlay import arguments, delta, indexed, own_table
+from .overlay import arguments, checked, delta, indexed, own_table
 from .structure import Column, Table, dollar_quoted, quoted
 
 __all__ = ["remembered", "repaired", "weakened"]
@@ -125,7 +125,8 @@ def repaired(known: Mapping[str, Any], tables: Mapping[str, Table], layout: Layo
         names = layout.names(tables[number])
         own = names.delta if modes[number] == "overlay" else names.table
         for name, definition in tables[number].checks:
-            yield f"ALTER TABLE {own} ADD CONSTRAINT {quoted(name)} {definition}"
+            held = checked(definition) if modes[number] == "overlay" else definition
+            yield f"ALTER TABLE {own} ADD CONSTRAINT {quoted(name)} {held}"
         for index in tables[number].indexes:
             yield indexed(own, index)
 
