@@ -98,7 +98,7 @@ class Shop:
         found = {}
         for what, sql in _STRUCTURE.items():
             rows = run(self.owner, "SET LOCAL search_path = ''", sql.format(own=own))
-            found[what] = sorted(str(row).replace(f"__{label}", "__KEY") for row in rows)
+            found[what] = sorted(str(row).replace(f"__{label}", "__KEY").replace(key, "KEY") for row in rows)
         return found
 
     def baseline(self) -> list[Any]:
