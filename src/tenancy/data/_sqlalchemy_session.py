@@ -1,5 +1,6 @@
 """
-What the ORM needs beyond the statements: new objects show their owner's value, and a Session serves one owner.
+What the ORM needs beyond the statements: new objects show their owner's value, a Session serves one owner, and what was added to it by one
+is not written by another.
 """
 
 from __future__ import annotations
@@ -23,19 +24,27 @@ __all__ = ["OrmListeners", "SessionGuard"]
 
 class SessionGuard:
     """
-    Listens to all sessions, and sees to it that one which uses an engine serves one owner until it is emptied.
+    Listens to all sessions and mappers, and sees to it that a Session which uses an engine serves one owner until it is emptied, and that
+    an object is written for the owner that added it.
 
     Args:
         engine: That engine.
-        owner: Returns whose work this is; None: the baseline's.
+        owner: Returns whose the work of a routing key is; None: the baseline's.
     """
 
-    def __init__(self, engine: Engine, owner: Callable[[], Any]) -> None:
+    def __init__(self, engine: Engine, owner: Callable[[RoutingKey | None], Any]) -> None:
         self._engine = engine
         self._owner = owner
         # For each Session what it has loaded since it was last emptied, which makes a new identity map, and for whom.
         self._served: WeakKeyDictionary[Session, tuple[Any, str | None, Any]] = WeakKeyDictionary()
+        # For each object that was added to a Session, by the application or by a cascade, the key at hand then.
+        self._added: WeakKeyDictionary[InstanceState[Any], RoutingKey | None] = WeakKeyDictionary()
         self._listeners: tuple[tuple[Any, str, Callable[..., None]], ...] = (
+            (Session, "after_attach", self._attached),
+            (Mapper, "before_insert", self._inserting),
+            # What was loaded elsewhere is added to be changed or deleted.
+            (Mapper, "before_update", self._check_added),
+            (Mapper, "before_delete", self._check_added),
             (Session, "after_begin", self._begun),
             (Session, "do_orm_execute", self._executing),
             (Session, "before_flush", self._flushing),
@@ -51,7 +60,7 @@ class SessionGuard:
 
     def _begun(self, session: Session, _transaction: Any, connection: Connection) -> None:
         if connection.dialect is self._engine.dialect and not self._check(session):
-            self._served[session] = (session.identity_map, routing_key(), self._owner())
+            self._served[session] = (session.identity_map, (key := routing_key()), self._owner(key))
 
     def _executing(self, state: ORMExecuteState) -> None:
         self._check(state.session)
@@ -64,17 +73,38 @@ class SessionGuard:
         identities, key, owner = self._served.get(session, (None, None, None))
         if identities is not session.identity_map:
             return False
-        if routing_key() == key or self._owner() == owner:
+        now = routing_key()
+        if now == key or self._owner(now) == owner:
             return True
         raise PartitionError(
-            f"this Session holds objects of {owner or 'the baseline'} and is now used for {self._owner() or 'the baseline'}: "
+            f"this Session holds objects of {owner or 'the baseline'} and is now used for {self._owner(now) or 'the baseline'}: "
             "use a Session for each routing key, or call Session.close() in between"
         )
+
+    def _attached(self, _session: Session, instance: Any) -> None:
+        self._added[inspect(instance)] = routing_key()
+
+    def _check_added(self, _mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+        if connection.dialect is not self._engine.dialect:
+            return
+        key = routing_key()
+        first = self._added.get(inspect(target), key)
+        if first == key:
+            return
+        then, now = self._owner(first), self._owner(key)
+        if then != now:
+            raise PartitionError(
+                f"an object of {type(target).__name__} was added to its Session by {then or 'the baseline'} and is written by "
+                f"{now or 'the baseline'}: commit, or flush, where the object is added"
+            )
+
+    def _inserting(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+        self._check_added(mapper, connection, target)
 
 
 class OrmListeners(SessionGuard):
     """
-    Listens to all mappers as well: a new object is written for the owner that added it, and shows the owner's value.
+    Fills new objects as well, so that they show their owner's value.
 
     Args:
         engine: The engine.
@@ -83,38 +113,16 @@ class OrmListeners(SessionGuard):
     """
 
     def __init__(self, engine: Engine, rules: Rules, values: Values) -> None:
-        super().__init__(engine, lambda: values.owner(routing_key()))
+        super().__init__(engine, values.owner)
         self._rules = rules
         self._values = values
-        # For each object that was added to a Session, by the application or by a cascade, the key at hand then.
-        self._added: WeakKeyDictionary[InstanceState[Any], RoutingKey | None] = WeakKeyDictionary()
-        self._listeners = (
-            (Mapper, "before_insert", self._fill),
-            (Session, "after_attach", self._attached),
-            *self._listeners,
-        )
 
-    def _attached(self, _session: Session, instance: Any) -> None:
-        self._added[inspect(instance)] = routing_key()
-
-    def _check_added(self, target: Any) -> None:
-        key = routing_key()
-        first = self._added.get(inspect(target), key)
-        if first == key:
-            return
-        then, now = self._values.owner(first), self._values.owner(key)
-        if then != now:
-            raise PartitionError(
-                f"an object of {type(target).__name__} was added to its Session by {then or 'the baseline'} and is written by "
-                f"{now or 'the baseline'}: commit, or flush, where the object is added"
-            )
-
-    def _fill(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+    def _inserting(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
         if connection.dialect is not self._engine.dialect:
             return
-        self._check_added(target)
+        super()._inserting(mapper, connection, target)
         columns = [column for table in mapper.tables if (column := self._rules.column_of(table)) is not None]
-        owner = self._owner() if columns else None
+        owner = self._owner(routing_key()) if columns else None
         if owner is None or owner.value is None:
             return
         loaded = inspect(target).dict

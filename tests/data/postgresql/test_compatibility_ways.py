@@ -181,6 +181,7 @@ def test_sql_as_text(way: Way) -> None:
     for refused, hint in (
         ("SELECT id, email FROM users GROUP BY id", "name them all in GROUP BY"),
         ("SELECT id FROM users FOR SHARE", "would lock nothing"),
+        ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "set it before the transaction begins"),
     ):
         error = way.errors if isinstance(way, Psycopg) else PartitionError
         with pytest.raises(error, match=None if isinstance(way, Psycopg) else hint), way.work(KEY):

@@ -305,12 +305,14 @@ def _killed() -> None:
 
 
 def test_sql_that_ends_the_transaction(covered: Place) -> None:
-    """What comes next is another transaction, which enters the partition as well."""
+    """It is refused, since the next one would not be in the partition."""
     with tenancy.scope(KEY), atomic(), connections[ALIAS].cursor() as cursor:
         cursor.execute("INSERT INTO users (email) VALUES ('new@x')")
-        cursor.execute("COMMIT")
-        cursor.execute("INSERT INTO users (email) VALUES ('next@x')")
-        assert emails() == [*BASELINE, "new@x", "next@x"]
+        for statement in ("COMMIT", "ROLLBACK AND CHAIN", b"COMMIT AND CHAIN", psycopg.sql.SQL("SELECT 1; COMMIT; BEGIN")):
+            with pytest.raises(PartitionError, match=f"would end the transaction.*{KEY}.*leave atomic"):
+                cursor.execute(statement)
+        cursor.execute("SELECT CASE WHEN id = 1 THEN ';' ELSE '; COMMIT' END FROM users;")
+        assert emails() == [*BASELINE, "new@x"]
 
 
 def test_without_autocommit(plain: Place) -> None:

@@ -176,6 +176,20 @@ def test_savepoints(where: Place) -> None:
             connection.execute("DELETE FROM users WHERE id = 3")
         assert connection.execute("SELECT count(*), current_schema() FROM users").fetchone() == (3, "public__pr_42")
         connection.rollback()
+        with connection.transaction():
+            assert enter(connection, KEY)
+        connection.rollback()
+        with connection.transaction(), connection.transaction(force_rollback=True):
+            with pytest.raises(PartitionError, match="nested transaction"):
+                enter(connection, KEY)
+            assert schema(connection) == "public"
+
+
+async def test_savepoints_in_asyncio(where: Place) -> None:
+    """The same."""
+    async with _psycopg(where) as connection, connection.transaction(), connection.transaction():
+        with pytest.raises(PartitionError, match="nested transaction"):
+            await enter_async(connection, KEY)
 
 
 def test_keys_without_a_partition(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -518,6 +518,39 @@ def test_a_transaction_with_a_snapshot_does_not_enter_what_is_being_dropped(
         assert run(covered, "SELECT count(*), current_user::text FROM orders") == [(3, "tenancy_keyed")]
 
 
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("mode", ["copy", "overlay"])
+@pytest.mark.parametrize("change", ["refresh", "rewrite", "expires", "unlike"])
+def test_a_transaction_with_an_older_snapshot_does_not_enter_what_was_made_anew(
+    owner: Engine, make: Make, level: str, mode: Any, change: str
+) -> None:
+    isolation = PostgresIsolation(owner, {"countries": "readonly", "orders": mode})
+    isolation.install()
+    isolation.create("pr-1")
+    isolation.create("pr-2")
+    engine = make(isolation_level=level)
+    with engine.connect() as connection:
+        connection.execute(text("SELECT count(*) FROM countries"))
+        if change == "refresh":
+            isolation.refresh("pr-1")
+        elif change == "rewrite":
+            with isolation.migration() as migration:
+                migration.execute(text("ALTER TABLE orders ALTER COLUMN id TYPE bigint"))
+        elif change == "expires":
+            isolation.create("pr-1", ttl=timedelta(days=1))
+        else:
+            isolation.refresh("pr-2")
+        if level != "READ COMMITTED" and change in ("refresh", "rewrite"):
+            with pytest.raises(
+                DBAPIError, match="could not serialize access to the partition of pr-1, which was changed"
+            ) as raised:
+                connection.execute(text("SELECT tenancy.enter('pr-1')"))
+            assert getattr(raised.value.orig, "sqlstate", None) == "40001"
+            connection.rollback()
+        assert connection.scalar(text("SELECT tenancy.enter('pr-1')")).startswith("ready ")
+        assert connection.scalar(text("SELECT count(*) FROM orders")) == 3
+
+
 def test_a_key_used_again_has_a_new_life(shop: PostgresIsolation, make: Make) -> None:
     covered = make(covered=True)
     first = shop.create("pr-1")

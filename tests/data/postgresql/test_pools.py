@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import OperationalError, ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import tenancy
 from tenancy.data.postgresql import PostgresIsolation, cover, uncover
@@ -209,15 +209,11 @@ def test_a_connection_whose_transaction_could_not_begin_does_nothing_any_more(pl
         engine.dispose()
 
 
-@pytest.mark.parametrize("how", ["COMMIT", "ROLLBACK", "driver"])
 @pytest.mark.parametrize("driver", ["psycopg", "async psycopg", "asyncpg"])
-def test_a_transaction_that_was_ended_behind_sqlalchemy_is_found(place: Place, driver: str, how: str) -> None:
+def test_a_transaction_that_was_ended_behind_sqlalchemy_is_found(place: Place, driver: str) -> None:
     def work(connection: Any) -> None:
         connection.exec_driver_sql("INSERT INTO entries VALUES (10, 'pr-1')")
-        if how == "driver":
-            connection.connection.dbapi_connection.rollback()
-        else:
-            connection.exec_driver_sql(how)
+        connection.connection.dbapi_connection.rollback()
         with pytest.raises(PartitionError, match="was ended by SQL or by the driver"):
             connection.exec_driver_sql("INSERT INTO entries VALUES (11, 'pr-1')")
 
@@ -241,6 +237,75 @@ def test_a_transaction_that_was_ended_behind_sqlalchemy_is_found(place: Place, d
             asyncio.run(asynchronous())
     assert run(place.admin, "SELECT id FROM entries") == [(0,)]
     run(place.admin, "DELETE FROM public__pr_1.entries__delta")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COMMIT",
+        "ROLLBACK",
+        "COMMIT AND CHAIN",
+        "ROLLBACK AND CHAIN",
+        "ABORT AND CHAIN",
+        "COMMIT; BEGIN",
+        "/* over */ END",
+        "SELECT 1; END;",
+    ],
+)
+@pytest.mark.parametrize("how", [text, None])
+def test_sql_that_ends_the_transaction_is_refused_to_a_key(place: Place, covered: Engine, sql: str, how: Any) -> None:
+    with covered.connect() as connection:
+        with tenancy.scope("pr-1"), pytest.raises(PartitionError, match=r"would end the transaction.*pr-1.*use commit\(\)"):
+            connection.execute(how(sql)) if how else connection.exec_driver_sql(sql)
+        connection.rollback()
+        with tenancy.scope("pr-1"):
+            connection.execute(text("UPDATE entries SET owner = 'pr-1'"))
+            connection.rollback()
+        connection.execute(text("ROLLBACK AND CHAIN"))  # without a key as ever
+    assert run(place.admin, "SELECT * FROM entries") == [(0, "baseline")]
+
+
+def test_sql_with_such_words_is_executed(covered: Engine) -> None:
+    with tenancy.scope("pr-1"), covered.connect() as connection:
+        for sql in (
+            "SELECT CASE WHEN id = 0 THEN '; COMMIT' ELSE ';' END FROM entries;",
+            "DO $$ BEGIN NULL; END $$",
+            "SAVEPOINT here",
+            "ROLLBACK TO SAVEPOINT here",
+            "ROLLBACK WORK TO here",
+        ):
+            connection.exec_driver_sql(sql)
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class _Entry(_Base):
+    __tablename__ = "entries"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+
+
+@pytest.mark.parametrize(("first", "then"), [("pr-1", None), ("pr-1", "pr-2"), (None, "pr-1")])
+@pytest.mark.parametrize("how", ["add", "change", "delete"])
+def test_an_object_that_was_added_by_one_is_not_written_by_another(
+    place: Place, covered: Engine, first: str | None, then: str | None, how: str
+) -> None:
+    with Session(place.admin) as session:
+        found = session.get_one(_Entry, 0)
+    with Session(covered) as session:
+        with tenancy.scope(first):
+            if how == "add":
+                session.add(_Entry(id=12, owner="x"))
+            elif how == "change":
+                session.add(found)
+                found.owner = "x"
+            else:
+                session.delete(found)
+        with tenancy.scope(then), pytest.raises(PartitionError, match="was added to its Session by"):
+            session.commit()
+    assert run(place.admin, "SELECT * FROM entries") == [(0, "baseline")]
 
 
 def test_a_two_phase_transaction_is_refused_to_a_key(covered: Engine) -> None:

@@ -16,6 +16,7 @@ from ...context import routing_key
 from ...errors import ConfigurationError, PartitionError
 from ._django_inserts import inserting
 from ._django_locks import lockable, locking
+from .ending import ends, refusal
 from .overlays import Known, Overlay, escaped
 from .registry import entering
 from .transaction import BASELINE, Policies, Policy, Transaction, advice, entering_failed
@@ -123,6 +124,8 @@ class _Cover:
             with atomic(using=connection.alias):
                 return self.executing(execute, sql, parameters, many, context)
         inside = self.at_work(connection, passing=isinstance(sql, str) and _SAVEPOINT.fullmatch(sql) is not None)
+        if inside.revision is not None and ends(sql, connection.connection):
+            raise PartitionError(refusal(inside.key, "leave atomic(), or use commit() or rollback() of the connection"))
         try:
             return execute(sql, parameters, many, context)
         except DatabaseError as error:

@@ -13,6 +13,7 @@ from ...config import switched_on
 from ...context import routing_key
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
+from .ending import ends, refusal
 from .inserts import Inserts
 from .registry import entering
 from .transaction import BASELINE, Policies, Policy, Transaction, advice, unprepared
@@ -84,7 +85,7 @@ class _Cover:
         self._policies = policies
         self._inserts = Inserts()
         self._copied: Any = None
-        self._guard = SessionGuard(engine, routing_key)
+        self._guard = SessionGuard(engine, lambda key: key)
         self._listeners: tuple[tuple[str, Any, dict[str, Any]], ...] = (
             ("begin", self._begin, {}),
             ("begin_twophase", self._begin_twophase, {}),
@@ -183,6 +184,9 @@ class _Cover:
                     f"this transaction of {inside.key} was ended by SQL or by the driver, so the statement would be the baseline's: "
                     "end it by commit() or rollback() of the Connection or Session"
                 )
+            # After COMMIT AND CHAIN the driver is in a transaction as before, and the partition is left.
+            if ends(statement):
+                raise PartitionError(refusal(inside.key, "use commit() or rollback() of the Connection or Session"))
             statement = self._inserts.redirected(connection, inside, statement, context)
             if context is not None and context.dialect is self._copied:
                 connection.dialect = self._engine.dialect

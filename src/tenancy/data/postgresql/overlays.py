@@ -100,12 +100,13 @@ def redirected(statement: str, name: str, overlay: Overlay) -> str:
         name: The table as it is named there.
         overlay: The table in the partition.
     """
-    start = f"INSERT INTO {name} "
-    at = statement.find(start)
+    into = f"INTO {name} "
+    # There may be a comment in between, by prefix_with().
+    at = statement.find(into, statement.find("INSERT ") + 1)
     if at < 0:
         return statement
     # By an alias, since RETURNING and SET name the table.
-    return f"{statement[:at]}INSERT INTO {overlay.delta} AS {name} {statement[at + len(start) :]}"
+    return f"{statement[:at]}INTO {overlay.delta} AS {name} {statement[at + len(into) :]}"
 
 
 def escaped(overlay: Overlay) -> Overlay:

@@ -106,6 +106,9 @@ def install(keyed: str, reader: str) -> Iterator[str]:
     yield f"CREATE SEQUENCE IF NOT EXISTS {CHANGES}"
     # The lock is held to the end of the transaction, and whoever drops the partition waits for it. Where all statements see what was
     # committed before the first of them, one that had to wait would see the partition as it was before it was dropped or changed.
+    # So would one whose first statement was before that: rows of tables that were made since are not seen. What functions of the catalog say
+    # of a table is as of now, and what a query reads there as of then: a refresh makes all tables anew, a change of the baseline's
+    # all views, and the file of a table whose rows it rewrites.
     # A schema that is not there is left out of a path in silence; whether it is, is asked of what is committed now.
     # What the session had on its path stays behind the partition: the schema of an extension, say, whose functions queries use.
     yield f"""CREATE OR REPLACE FUNCTION {SCHEMA}.enter(routing_key text) RETURNS text LANGUAGE plpgsql AS $tenancy$
@@ -127,6 +130,16 @@ BEGIN
   IF NOT FOUND THEN RETURN 'unknown'; END IF;
   IF p.state = 'ready' THEN
     IF EXISTS (SELECT FROM jsonb_each_text(p.schemas) s WHERE to_regnamespace(quote_ident(s.value)) IS NULL) THEN RETURN 'gone'; END IF;
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') AND EXISTS (
+      SELECT FROM {SCHEMA}.partitions r CROSS JOIN jsonb_each(r.shape) t
+      JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemas ->> (t.value ->> 'schema')
+      JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.value ->> 'name'
+      WHERE r.key = routing_key AND (pg_catalog.pg_table_is_visible(c.oid) IS NULL
+        OR (c.relkind = 'r' AND pg_catalog.pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode))
+    ) THEN
+      RAISE EXCEPTION 'could not serialize access to the partition of %, which was changed after this transaction began', routing_key
+        USING ERRCODE = 'serialization_failure';
+    END IF;
     PERFORM set_config('search_path', p.path || coalesce(', ' || nullif(current_setting('search_path'), ''), ''), true);
     PERFORM set_config('role', p.role, true), set_config('{SETTING}', routing_key, true);
     RETURN 'ready ' || p.revision;

@@ -108,7 +108,9 @@ class Policies:
         return Transaction(key, None)
 
 
-_LOCKS, _GROUPS = "0A000", "42803"
+_LOCKS, _GROUPS, _BEGUN = "0A000", "42803", "25001"
+# By a word of the statement, which is there in whatever language.
+_ABOUT: Mapping[str, str] = {_LOCKS: "FOR ", _GROUPS: "GROUP BY", _BEGUN: "SET TRANSACTION"}
 # By https://www.postgresql.org/docs/current/errcodes-appendix.html
 _ADVICE: Mapping[str, str] = {
     _LOCKS: "SELECT ... FOR UPDATE would lock nothing of the baseline's rows in an overlay; leave it out, or use mode copy for that table",
@@ -116,6 +118,8 @@ _ADVICE: Mapping[str, str] = {
     "for that table",
     _GROUPS: "an overlay is a view, and has no primary key to tell other columns by; name them all in GROUP BY, or use mode copy for that "
     "table",
+    _BEGUN: "a transaction of a routing key has entered its partition by a query already; set it before the transaction begins: "
+    "execution_options(isolation_level=...) of SQLAlchemy, OPTIONS of Django's DATABASES, or what your driver has for it",
     "42501": "work with a routing key can read and change only its partition: leave the schema out of the name, or give the table a mode",
 }
 
@@ -130,7 +134,7 @@ def advice(state: str | None, message: str, upsert: str) -> str | None:
         upsert: By what an ON CONFLICT can be written.
     """
     found = _ADVICE.get(state or "")
-    if found is None or (state == _LOCKS and "FOR " not in message) or (state == _GROUPS and "GROUP BY" not in message):
+    if found is None or _ABOUT.get(state or "", "") not in message:
         return None
     return f"{message.splitlines()[0] if message else state}: {found.format(upsert=upsert)}"
 
