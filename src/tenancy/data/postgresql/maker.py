@@ -14,7 +14,9 @@ from . import registry
 from .catalog import missing_schemas, read_tables, read_views, relation_names
 from .execution import run, scalar, unchecked
 from .layout import Layout
-from .modes import Mode, Plan, Rows, mode_of, value_of
+from .modes import Mode, Rows, mode_of, value_of
+from .plan import Plan
+from .refusals import unserved
 from .registry import Registered
 from .repair import remembered, repaired, weakened
 from .structure import Table, fingerprint, literal, quoted
@@ -60,6 +62,17 @@ class Maker:
         """
         tables = read_tables(connection, self._schemas)
         return [(table, _named(mode_of(table, self._tables, self._default))) for table in tables]
+
+    def unserved(self, connection: Connection, modes: Mapping[str, str]) -> dict[str, str]:
+        """
+        Return why views of the baseline are in no partition, by their names.
+
+        Args:
+            connection: A connection in a transaction.
+            modes: The mode of each table.
+        """
+        found = unserved(read_views(connection, self._schemas), modes)
+        return {f"{schema}.{name}": reason for (schema, name), reason in found.items()}
 
     def plan(self, connection: Connection, key: RoutingKey) -> tuple[Plan, str]:
         """
