@@ -117,7 +117,7 @@ TRIGGER = "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN 
         (
             "CREATE TABLE words (id integer PRIMARY KEY, word text);\nCREATE UNIQUE INDEX words_once ON words (word text_pattern_ops)",
             {},
-            "public.words: its unique index words_once is by text_pattern_ops",
+            "public.words: its unique index public.words_once is by text_pattern_ops",
         ),
     ],
 )  # fmt: skip
@@ -149,6 +149,20 @@ def test_what_is_near_to_that_is_not(make: Make, statements: str, tables: dict[s
     isolation = make(statements, tables)
     assert isolation.check() == []
     isolation.drop(KEY)
+
+
+def test_a_partition_is_not_dropped_where_rows_of_the_baseline_would_go_with_it(make: Make, owner: Engine) -> None:
+    isolation = make(ORGS + ITEMS.format(""), {"orgs": Rows("id")})
+    again = "ALTER TABLE items DROP CONSTRAINT items_org_id_fkey, ADD CONSTRAINT goes FOREIGN KEY (org_id) REFERENCES orgs "
+    run(owner, again + "ON DELETE CASCADE")
+    with pytest.raises(
+        PartitionError, match=r"the partition of pr-1 was not removed: public.orgs: the foreign key goes of public.items"
+    ):
+        isolation.drop(KEY)
+    assert run(owner, "SELECT (SELECT count(*) FROM orgs), (SELECT count(*) FROM items)") == [(2, 1)]
+    run(owner, again.replace("items_org_id_fkey", "goes"), "DELETE FROM items")
+    isolation.drop(KEY)
+    assert run(owner, "SELECT id FROM orgs") == [("base",)]
 
 
 def test_a_rule_that_comes_later_is_found_and_stops_a_migration(make: Make, owner: Engine) -> None:

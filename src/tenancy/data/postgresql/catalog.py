@@ -37,7 +37,7 @@ ORDER BY n.nspname, c.relname"""
 _COLUMNS = """
 SELECT a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid),
        a.attgenerated <> '', a.attidentity::text, a.attnotnull,
-       CASE WHEN a.attidentity <> '' THEN pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname) END
+       CASE WHEN a.attidentity <> '' THEN pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname) END, a.attcollation
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = ANY(%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
@@ -46,22 +46,22 @@ ORDER BY a.attrelid, a.attnum"""
 _INDEXES = """
 SELECT i.indrelid, x.relname, pg_get_constraintdef(o.oid), pg_get_indexdef(i.indexrelid), i.indisunique, i.indisprimary,
        coalesce(o.contype = 'x', false),
-       ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) || coalesce(
-             (SELECT format(' COLLATE %%I.%%I', m.nspname, l.collname) FROM pg_collation l JOIN pg_namespace m ON m.oid = l.collnamespace
-              WHERE l.oid = i.indcollation[k - 1] AND i.indisunique AND EXISTS (
-                SELECT FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attcollation NOT IN (0, l.oid) AND a.attnum = i.indkey[k - 1]
-                UNION ALL SELECT WHERE i.indkey[k - 1] = 0 AND l.collname <> 'default')), '')
-             FROM generate_series(1, i.indnkeyatts) k),
+       ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) k),
        pg_get_expr(i.indpred, i.indrelid), coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false), c.relkind = 'p',
        ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0 AND (a.attnum = ANY(i.indkey) OR
              EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum))
              ORDER BY a.attnum),
-       ARRAY(SELECT p.opcname::text FROM unnest(i.indclass) p_(id) JOIN pg_opclass p ON p.oid = p_.id WHERE NOT p.opcdefault)
+       CASE WHEN i.indisunique THEN i.indkey::int[] END, CASE WHEN i.indisunique THEN i.indcollation::oid[] END
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid
      LEFT JOIN pg_constraint o ON o.conindid = i.indexrelid AND o.conrelid = i.indrelid AND o.contype IN ('p', 'u', 'x')
 WHERE i.indrelid = ANY(%(oids)s::oid[]) AND i.indisvalid
 ORDER BY i.indrelid, i.indexrelid"""
+
+_COLLATIONS = """
+SELECT l.oid, format('%%I.%%I', n.nspname, l.collname) FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace
+WHERE l.oid = ANY(%(oids)s::oid[])"""
+_DEFAULT_COLLATION = 100  # the number of "default", as the server's sources fix it
 
 _FOREIGN_KEYS = """
 SELECT o.conrelid, o.conname, n.nspname, c.relname,
@@ -119,6 +119,9 @@ UNION ALL SELECT confrelid, 'reference', conname::text, conrelid::regclass::text
     confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd')
   FROM pg_constraint WHERE confrelid = ANY(%(oids)s::oid[]) AND contype = 'f' AND conparentid = 0 AND NOT conrelid = ANY(%(oids)s::oid[])
     AND conrelid NOT IN (SELECT oid FROM leaf)
+UNION ALL SELECT i.indrelid, 'operators', i.indexrelid::regclass::text, p.opcname::text, false
+  FROM pg_index i JOIN pg_opclass p ON p.oid = ANY(i.indclass::oid[])
+  WHERE i.indrelid = ANY(%(oids)s::oid[]) AND i.indisunique AND NOT p.opcdefault
 UNION ALL SELECT root, 'leaf', oid::regclass::text, thing, false FROM own
 ORDER BY 1, 2, 3, 4"""
 
@@ -157,19 +160,23 @@ def _tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
     found = _rows(connection, _TABLES, schemas=list(schemas))
     oids = [row[0] for row in found]
     columns: dict[int, list[Column]] = defaultdict(list)
-    for oid, number, name, kind, default, generated, identity, not_null, sequence in _rows(connection, _COLUMNS, oids=oids):
+    collations: dict[tuple[int, int], int] = {}
+    for oid, number, name, kind, default, generated, identity, not_null, sequence, collation in _rows(
+        connection, _COLUMNS, oids=oids
+    ):
+        collations[oid, number] = collation
         if identity:
             default = f"nextval({literal(sequence)}::regclass)"
         expression = default if generated else None
         columns[oid].append(Column(number, name, kind, None if generated else default, expression, identity, not_null))
     names = {oid: (schema, name) for oid, schema, name, *_ in found}
     indexes: dict[int, list[Index]] = defaultdict(list)
-    for row in _rows(connection, _INDEXES, oids=oids):
-        oid, name, constraint, definition, unique, primary, exclusion, keys, where, nulls_equal, partitioned, about, operators = row
+    for row, keys in _collated(connection, _rows(connection, _INDEXES, oids=oids), collations):
+        oid, name, constraint, definition, unique, primary, exclusion, _, where, nulls_equal, partitioned, about = row
         if constraint is None:
             definition = _after_table(name, definition, names[oid], unique=unique, partitioned=partitioned)
         of = name, constraint or definition, constraint is not None, unique, primary, exclusion
-        indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal, tuple(about), tuple(operators)))
+        indexes[oid].append(Index(*of, tuple(keys), where, nulls_equal, tuple(about)))
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
     for oid, name, schema, table, own, other, on_delete, on_update, full, deferrable, deferred, text, *more in _rows(
         connection, _FOREIGN_KEYS, oids=oids
@@ -213,9 +220,30 @@ def _tables(connection: Connection, schemas: Iterable[str]) -> list[Table]:
             tuple((rule, text) for rule, text, _ in further[oid, "rule"]),
             tuple(f"{thing} of its partition {leaf}" for leaf, thing, _ in further[oid, "leaf"]),
             tuple(further[oid, "reference"]),
+            tuple((index, operators) for index, operators, _ in further[oid, "operators"]),
         )
         for oid, schema, name, _, row_security, forced, inherits in found
     ]
+
+
+def _collated(
+    connection: Connection, rows: Iterable[Any], columns: Mapping[tuple[int, int], int]
+) -> Iterator[tuple[Any, list[str]]]:
+    """
+    Yield what was read of indexes, each with its keys; these with their collation where what is unique by it may not be by the column's.
+    """
+    # Looked up in the query that reads indexes, this takes many times as long as all of it.
+    apart: list[dict[int, int]] = []
+    rows = list(rows)
+    for *row, numbers, collations in rows:
+        pairs = list(zip(numbers or (), collations or (), strict=False))
+        own = [(at, collation, columns.get((row[0], number), _DEFAULT_COLLATION)) for at, (number, collation) in enumerate(pairs)]
+        apart.append({at: collation for at, collation, usual in own if collation not in (0, usual)})
+    names: dict[int, str] = {}
+    if wanted := list({collation for each in apart for collation in each.values()}):
+        names = dict(_rows(connection, _COLLATIONS, oids=wanted))
+    for (*row, _, _), each in zip(rows, apart, strict=True):
+        yield row, [f"{key} COLLATE {names[each[at]]}" if at in each else key for at, key in enumerate(row[7])]
 
 
 def read_views(connection: Connection, schemas: Iterable[str]) -> list[View]:

@@ -4,7 +4,7 @@ Makes one key's partition in a transaction, takes it back before the baseline's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from .execution import run, scalar, unchecked
 from .layout import Layout
 from .modes import Mode, Rows, mode_of, value_of
 from .plan import Plan
-from .refusals import unserved
+from .refusals import reaching, unserved
 from .registry import Registered
 from .repair import remembered, repaired, weakened
 from .structure import Table, fingerprint, literal, quoted
@@ -136,15 +136,20 @@ class Maker:
     def remove(self, connection: Connection, found: Registered) -> None:
         """
         Remove a partition with all that is in it, but not from the register.
+
+        Raises:
+            PartitionError: If other rows of the baseline would go with the key's.
         """
         if "rows" in found.modes.values():
-            run(connection, ["SET CONSTRAINTS ALL DEFERRED", *self._rows(connection, found)])
+            tables = [(table, mode_of(table, self._tables, self._default)) for table in read_tables(connection, self._schemas)]
+            if reasons := reaching(tables):
+                raise PartitionError(f"the partition of {found.key} was not removed: {'; '.join(reasons)}")
+            run(connection, ["SET CONSTRAINTS ALL DEFERRED", *self._rows(tables, found)])
         run(connection, [f"DROP SCHEMA IF EXISTS {quoted(schema)} CASCADE" for schema in found.schemas.values()])
 
-    def _rows(self, connection: Connection, found: Registered) -> Iterator[str]:
+    def _rows(self, tables: Iterable[tuple[Table, Mode | Rows]], found: Registered) -> Iterator[str]:
         waiting = []
-        for table in read_tables(connection, self._schemas):
-            mode = mode_of(table, self._tables, self._default)
+        for table, mode in tables:
             if found.modes.get(table.full_name) == "rows" and isinstance(mode, Rows):
                 waiting.append((table, mode))
         # Those that refer go before those that they refer to.

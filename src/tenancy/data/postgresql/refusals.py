@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from .modes import Mode, Rows
 from .structure import ForeignKey, Table, View
 
-__all__ = ["refusals", "unserved"]
+__all__ = ["reaching", "refusals", "unserved"]
 
 # What a foreign key can do to the rows that refer to a changed one; PostgreSQL does it in the baseline.
 _ACTIONS = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
@@ -28,26 +28,37 @@ def refusals(tables: Iterable[tuple[Table, Mode | Rows]]) -> list[str]:
         tables: The baseline's tables, each with its mode.
     """
     tables = list(tables)
-    modes = {(table.schema, table.name): mode for table, mode in tables}
-    # By Rows a key changes the baseline's rows, and with them what refers to these.
-    reached = [
-        (key, table, mode)
-        for table, mode in tables
-        if not isinstance(mode, Rows)
-        for key in table.foreign_keys
-        if _actions(key) and isinstance(modes.get((key.to_schema, key.to_table)), Rows)
-    ]
+    found = [(table, _refusal(table, mode)) for table, mode in tables]
+    return [f"{table.full_name}: {reason}" for table, reason in found if reason] + reaching(tables)
+
+
+def reaching(tables: Iterable[tuple[Table, Mode | Rows]]) -> list[str]:
+    """
+    Return why a key that changes or deletes its rows of the baseline's tables would change other rows of the baseline, by the tables' names.
+
+    Args:
+        tables: The baseline's tables, each with its mode.
+    """
+    tables = list(tables)
+    by_rows = {(table.schema, table.name): table for table, mode in tables if isinstance(mode, Rows)}
     found = []
     for table, mode in tables:
-        reasons = [reason for reason in (_refusal(table, mode),) if reason]
-        reasons += [
-            f"the foreign key {key.name} of {other.full_name} ({_actions(key)}) would change rows of the baseline there, of which "
-            f"the mode is {of}, with those that a key changes or deletes here, or that go with its partition; use Rows for "
-            f"{other.full_name} too, or another mode here, or make it NO ACTION"
-            for key, other, of in reached
-            if (key.to_schema, key.to_table) == (table.schema, table.name)
-        ]
-        found += [f"{table.full_name}: {reason}" for reason in reasons]
+        for key in table.foreign_keys:
+            target = by_rows.get((key.to_schema, key.to_table))
+            if target and _actions(key) and not isinstance(mode, Rows):
+                found.append(
+                    f"{target.full_name}: the foreign key {key.name} of {table.full_name} ({_actions(key)}) would change rows of the "
+                    f"baseline there, of which the mode is {mode}, with those that a key changes or deletes here, or that go with its "
+                    f"partition; use Rows for {table.full_name} too, or another mode here, or make it NO ACTION"
+                )
+    found += [
+        (
+            f"{table.full_name}: what a key changes or deletes would change rows of the baseline in tables that are not covered: "
+            f"{changing}; make that NO ACTION, or use mode readonly"
+        )
+        for table in by_rows.values()
+        if (changing := _from(each for each in table.referred_from if each[2]))
+    ]
     return found
 
 
@@ -98,12 +109,11 @@ def _of_overlay(table: Table) -> str | None:
     if table.triggers:
         names = ", ".join(name for name, _ in table.triggers)
         return f"it has triggers of its own ({names}), which an overlay would not run; use mode copy or empty, which has them too"
-    for index in table.uniques:
-        if index.operators:
-            return (
-                f"its unique index {index.name} is by {', '.join(index.operators)}, and an overlay would compare by the type's default "
-                "operators; use mode copy, empty or readonly"
-            )
+    for index, operators in table.operators:
+        return (
+            f"its unique index {index} is by {operators}, and an overlay would compare by the type's default operators; use mode copy, "
+            "empty or readonly"
+        )
     return None
 
 
@@ -113,11 +123,6 @@ def _of_rows(table: Table, mode: Rows) -> str | None:
     if table.rules:
         names = ", ".join(name for name, _ in table.rules)
         return f"it has rules ({names}), which would change the baseline by their owner's rights; use triggers in their place"
-    if changing := [each for each in table.referred_from if each[2]]:
-        return (
-            f"what a key changes or deletes would change rows of the baseline in tables that are not covered: {_from(changing)}; "
-            "make that NO ACTION, or use mode readonly"
-        )
     if table.row_security and not table.forced:
         return (
             "it has row security, which does not hold for its owner, by whose rights the key's rows are found; use mode readonly, "
@@ -176,6 +181,8 @@ def _outside(
             continue
         if each.kind == "m":
             yield f"it is made of {name}, a materialized view, whose rows are those of the baseline"
+        elif each.kind == "f":
+            yield f"it is made of {name}, a foreign table, of which no partition has one"
         elif place in left_out:
             yield f"it is made of {name}, which is not there either"
         elif name not in modes and place not in own:

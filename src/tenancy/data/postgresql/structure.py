@@ -104,7 +104,6 @@ class Index:
         where: The condition of a partial index.
         nulls_equal: Whether it is ``NULLS NOT DISTINCT``.
         columns: The names of the columns that its expressions and its condition are about.
-        operators: The operator classes that it has in place of the default ones of its types.
     """
 
     name: str
@@ -117,7 +116,6 @@ class Index:
     where: str | None = None
     nulls_equal: bool = False
     columns: tuple[str, ...] = ()
-    operators: tuple[str, ...] = ()
 
     @property
     def deferred(self) -> bool:
@@ -206,6 +204,7 @@ class Table:
         of_leaves: What its partitions have that it has not, each as it is said to people.
         referred_from: The foreign keys by which tables refer to it that were not read, each with its table, and whether by them a change
             here changes rows there.
+        operators: Those of its unique indexes that are by other operator classes than the default ones, each with one of these.
     """
 
     schema: str
@@ -224,6 +223,7 @@ class Table:
     rules: tuple[tuple[str, str], ...] = ()
     of_leaves: tuple[str, ...] = ()
     referred_from: tuple[tuple[str, str, bool], ...] = ()
+    operators: tuple[tuple[str, str], ...] = ()
 
     @property
     def full_name(self) -> str:
