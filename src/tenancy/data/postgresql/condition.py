@@ -80,7 +80,9 @@ def status_of(connection: Connection, found: Registered) -> Status:
     return Status(found.key, found.state, found.schemas, found.created, found.expires, int(size or 0), changed)
 
 
-def faults_of(connection: Connection, found: Registered, mark: str, modes: Mapping[str, str], role: str) -> Iterator[str]:
+def faults_of(
+    connection: Connection, found: Registered, mark: str, modes: Mapping[str, str], role: str, unserved: Mapping[str, str]
+) -> Iterator[str]:
     """
     Yield what is wrong with a partition, and what to do.
 
@@ -90,6 +92,7 @@ def faults_of(connection: Connection, found: Registered, mark: str, modes: Mappi
         mark: What `structure.fingerprint` returns for the baseline's tables now.
         modes: The mode of each table now.
         role: The role that statements of a key are to be run by.
+        unserved: Why views of the baseline are in no partition, by their names.
     """
     key = str(found.key)
     anew = f"call refresh({key!r}), or run `tenancy data refresh {key}`"
@@ -120,6 +123,8 @@ def faults_of(connection: Connection, found: Registered, mark: str, modes: Mappi
             before, now = found.modes.get(name), modes.get(name)
             if before != now:
                 yield f"{name} is {before} in the partition of {key}, and should be {now}: {again}"
+        for name, reason in unserved.items():
+            yield f"the view {name} is not in the partition of {key}, and is refused to it: {reason}; have it use the query by itself"
     if found.role != role:
         yield f"statements of {key} are run by the role {found.role}, and not by {role}: {again}"
     for name, (_, hidden) in status_of(connection, found).changed.items():

@@ -224,9 +224,10 @@ class PostgresIsolation:
             found = [Problem(None, text) for text in problems]
             mark = self._maker.mark(connection)
             wanted = {table.full_name: mode for table, mode in modes}
+            views = self._maker.unserved(connection, wanted)
             for each in registry.read(connection, one):
                 if each.state != "dropped":
-                    found += [Problem(each.key, text) for text in faults_of(connection, each, mark, wanted, self.role)]
+                    found += [Problem(each.key, text) for text in faults_of(connection, each, mark, wanted, self.role, views)]
             return found
 
     def statements(self, key: str) -> list[str]:

@@ -4,7 +4,7 @@ Makes one key's partition in a transaction, takes it back before the baseline's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,9 @@ from . import registry
 from .catalog import missing_schemas, read_tables, read_views, relation_names
 from .execution import run, scalar, unchecked
 from .layout import Layout
-from .modes import Mode, Plan, Rows, mode_of, value_of
+from .modes import Mode, Rows, mode_of, value_of
+from .plan import Plan
+from .refusals import reaching, unserved
 from .registry import Registered
 from .repair import remembered, repaired, weakened
 from .structure import Table, fingerprint, literal, quoted
@@ -60,6 +62,17 @@ class Maker:
         """
         tables = read_tables(connection, self._schemas)
         return [(table, _named(mode_of(table, self._tables, self._default))) for table in tables]
+
+    def unserved(self, connection: Connection, modes: Mapping[str, str]) -> dict[str, str]:
+        """
+        Return why views of the baseline are in no partition, by their names.
+
+        Args:
+            connection: A connection in a transaction.
+            modes: The mode of each table.
+        """
+        found = unserved(read_views(connection, self._schemas), modes)
+        return {f"{schema}.{name}": reason for (schema, name), reason in found.items()}
 
     def plan(self, connection: Connection, key: RoutingKey) -> tuple[Plan, str]:
         """
@@ -123,15 +136,20 @@ class Maker:
     def remove(self, connection: Connection, found: Registered) -> None:
         """
         Remove a partition with all that is in it, but not from the register.
+
+        Raises:
+            PartitionError: If other rows of the baseline would go with the key's.
         """
         if "rows" in found.modes.values():
-            run(connection, ["SET CONSTRAINTS ALL DEFERRED", *self._rows(connection, found)])
+            tables = [(table, mode_of(table, self._tables, self._default)) for table in read_tables(connection, self._schemas)]
+            if reasons := reaching(tables):
+                raise PartitionError(f"the partition of {found.key} was not removed: {'; '.join(reasons)}")
+            run(connection, ["SET CONSTRAINTS ALL DEFERRED", *self._rows(tables, found)])
         run(connection, [f"DROP SCHEMA IF EXISTS {quoted(schema)} CASCADE" for schema in found.schemas.values()])
 
-    def _rows(self, connection: Connection, found: Registered) -> Iterator[str]:
+    def _rows(self, tables: Iterable[tuple[Table, Mode | Rows]], found: Registered) -> Iterator[str]:
         waiting = []
-        for table in read_tables(connection, self._schemas):
-            mode = mode_of(table, self._tables, self._default)
+        for table, mode in tables:
             if found.modes.get(table.full_name) == "rows" and isinstance(mode, Rows):
                 waiting.append((table, mode))
         # Those that refer go before those that they refer to.

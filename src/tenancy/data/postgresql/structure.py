@@ -8,7 +8,20 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-__all__ = ["Column", "ForeignKey", "Index", "Table", "View", "dollar_quoted", "fingerprint", "literal", "qualified", "quoted"]
+__all__ = [
+    "Column",
+    "ForeignKey",
+    "Index",
+    "Policy",
+    "Relation",
+    "Table",
+    "View",
+    "dollar_quoted",
+    "fingerprint",
+    "literal",
+    "qualified",
+    "quoted",
+]
 
 
 def quoted(name: str) -> str:
@@ -153,6 +166,22 @@ class ForeignKey:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """
+    A policy of row security.
+
+    Args:
+        name: Its name.
+        public: Whether it is for all roles.
+        expression: Its conditions, as PostgreSQL writes them.
+    """
+
+    name: str
+    public: bool
+    expression: str
+
+
+@dataclass(frozen=True)
 class Table:
     """
     A table of the baseline.
@@ -168,6 +197,14 @@ class Table:
         triggers: The definitions of its own triggers, by name.
         inherits: Whether it is part of an inheritance tree that is no partitioning.
         row_security: Whether it has row security.
+        forced: Whether that is for its owner as well.
+        policies: The policies of that.
+        firing: ``REPLICA`` or ``ALWAYS`` for those of its triggers that do not fire as usual, by name.
+        rules: The definitions of its rules, by name.
+        of_leaves: What its partitions have that it has not, each as it is said to people.
+        referred_from: The foreign keys by which tables refer to it that were not read, each with its table, and whether by them a change
+            here changes rows there.
+        operators: Those of its unique indexes that are by other operator classes than the default ones, each with one of these.
     """
 
     schema: str
@@ -180,6 +217,13 @@ class Table:
     triggers: tuple[tuple[str, str], ...] = ()
     inherits: bool = False
     row_security: bool = False
+    forced: bool = False
+    policies: tuple[Policy, ...] = ()
+    firing: tuple[tuple[str, str], ...] = ()
+    rules: tuple[tuple[str, str], ...] = ()
+    of_leaves: tuple[str, ...] = ()
+    referred_from: tuple[tuple[str, str, bool], ...] = ()
+    operators: tuple[tuple[str, str], ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -222,6 +266,27 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Relation:
+    """
+    A relation that a view is made of.
+
+    Args:
+        schema: Its schema.
+        name: Its name.
+        kind: ``r`` or ``p`` for a table, ``v`` for a view, ``m`` for a materialized view, ``S`` for a sequence
+            (https://www.postgresql.org/docs/current/catalog-pg-class.html).
+        shared: Whether it is the system's, or an extension's.
+        named: Whether the view's query names it without its schema.
+    """
+
+    schema: str
+    name: str
+    kind: str
+    shared: bool
+    named: bool
+
+
+@dataclass(frozen=True)
 class View:
     """
     A view of the baseline.
@@ -229,12 +294,14 @@ class View:
     Args:
         schema: Its schema.
         name: Its name.
-        definition: Its query, in which what is in the schemas that are covered has no schema.
+        definition: Its query, in which what is found first by its name in the schemas that are covered has no schema.
+        relations: What it is made of.
     """
 
     schema: str
     name: str
     definition: str
+    relations: tuple[Relation, ...] = ()
 
 
 def fingerprint(tables: Iterable[Table], views: Iterable[View] = ()) -> str:
