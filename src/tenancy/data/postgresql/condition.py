@@ -4,6 +4,7 @@ What condition partitions are in: what is in them, and what is wrong with them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,7 +50,8 @@ class Status:
         created: When it was made.
         expires: When it may be dropped; None: not by itself.
         size: Bytes on disk.
-        changed: For each overlaid table that has any: rows of the key's own, and rows of the baseline that it does not see.
+        changed: For each overlaid table that has any: rows of the key's own, and primary keys by which it does not see the baseline's row,
+            if there is one.
     """
 
     key: RoutingKey
@@ -137,12 +139,17 @@ def _counted(connection: Connection, names: list[str]) -> dict[str, int]:
     How many rows those of some tables have that are there.
     """
     literals = ", ".join(literal(name) for name in names)
+    # What takes no space has no rows, and need not be looked at.
     there = scalar(
         connection,
-        f"SELECT coalesce(array_agg(n), '{{}}') FROM unnest(ARRAY[{literals}]::text[]) n WHERE to_regclass(n) IS NOT NULL",
+        f"SELECT coalesce(jsonb_object_agg(n, pg_relation_size(to_regclass(n)) > 0), '{{}}')::text FROM unnest(ARRAY[{literals}]::text[]) n "
+        "WHERE to_regclass(n) IS NOT NULL",
     )
-    counts = ", ".join(f"(SELECT count(*) FROM {name})" for name in there)
-    return dict(zip(there, scalar(connection, f"SELECT ARRAY[{counts}]::bigint[]"), strict=True))
+    found = json.loads(there)
+    filled = [name for name, used in found.items() if used]
+    counts = ", ".join(f"(SELECT count(*) FROM {name})" for name in filled)
+    rows = scalar(connection, f"SELECT ARRAY[{counts}]::bigint[]") if filled else []
+    return dict.fromkeys(found, 0) | dict(zip(filled, rows, strict=True))
 
 
 def _there(connection: Connection, name: str) -> bool:

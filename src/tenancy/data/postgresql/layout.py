@@ -65,6 +65,7 @@ class Layout:
         self.key = key
         self.schemas = {schema: partition_name(key, schema, kind="postgresql-schema") for schema in schemas}
         self._taken = taken
+        self._names: dict[str, Names] = {}
 
     @property
     def path(self) -> str:
@@ -125,6 +126,12 @@ class Layout:
         """
         Return what a table's things are called.
         """
+        found = self._names.get(table.full_name)
+        if found is None:
+            found = self._names[table.full_name] = self._named(table)
+        return found
+
+    def _named(self, table: Table) -> Names:
         own = self.schemas[table.schema]
 
         def inner(suffix: str) -> str:

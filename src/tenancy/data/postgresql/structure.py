@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 __all__ = [
     "Column",
@@ -239,7 +240,7 @@ class Table:
         """
         return qualified(self.schema, self.name)
 
-    @property
+    @cached_property
     def primary_key(self) -> tuple[Column, ...]:
         """
         The columns of its primary key; empty: it has none.
@@ -250,14 +251,14 @@ class Table:
                 return tuple(named[key] for key in index.keys)
         return ()
 
-    @property
+    @cached_property
     def uniques(self) -> tuple[Index, ...]:
         """
         Its unique indexes, the primary key's among them.
         """
         return tuple(index for index in self.indexes if index.unique and not index.exclusion)
 
-    @property
+    @cached_property
     def stored(self) -> tuple[Column, ...]:
         """
         Its columns that are not computed from others.
