@@ -19,24 +19,21 @@ from ..key import RoutingKey
 from ._sqlalchemy_rules import Rules
 from ._sqlalchemy_values import Values
 
-__all__ = ["OrmListeners", "SessionGuard"]
+__all__ = ["AddedObjects", "OrmListeners", "SessionGuard"]
 
 
-class SessionGuard:
+class AddedObjects:
     """
-    Listens to all sessions and mappers, and sees to it that a Session which uses an engine serves one owner until it is emptied, and that
-    an object is written for the owner that added it.
+    Listens to all sessions and mappers, and sees to it that an object is written for the owner that added it to a Session.
 
     Args:
-        engine: That engine.
+        engine: The engine by which objects are written.
         owner: Returns whose the work of a routing key is; None: the baseline's.
     """
 
     def __init__(self, engine: Engine, owner: Callable[[RoutingKey | None], Any]) -> None:
         self._engine = engine
         self._owner = owner
-        # For each Session what it has loaded since it was last emptied, which makes a new identity map, and for whom.
-        self._served: WeakKeyDictionary[Session, tuple[Any, str | None, Any]] = WeakKeyDictionary()
         # For each object that was added to a Session, by the application or by a cascade, the key at hand then.
         self._added: WeakKeyDictionary[InstanceState[Any], RoutingKey | None] = WeakKeyDictionary()
         self._listeners: tuple[tuple[Any, str, Callable[..., None]], ...] = (
@@ -45,9 +42,6 @@ class SessionGuard:
             # What was loaded elsewhere is added to be changed or deleted.
             (Mapper, "before_update", self._check_added),
             (Mapper, "before_delete", self._check_added),
-            (Session, "after_begin", self._begun),
-            (Session, "do_orm_execute", self._executing),
-            (Session, "before_flush", self._flushing),
         )
 
     def listen(self) -> None:
@@ -58,8 +52,48 @@ class SessionGuard:
         for target, name, function in self._listeners:
             event.remove(target, name, function)
 
+    def _attached(self, _session: Session, instance: Any) -> None:
+        self._added[inspect(instance)] = routing_key()
+
+    def _check_added(self, _mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+        if connection.engine.dialect is not self._engine.dialect:
+            return
+        key = routing_key()
+        first = self._added.get(inspect(target), key)
+        if first == key:
+            return
+        then, now = self._owner(first), self._owner(key)
+        if then != now:
+            raise PartitionError(
+                f"an object of {type(target).__name__} was added to its Session by {then or 'the baseline'} and is written by "
+                f"{now or 'the baseline'}: commit, or flush, where the object is added"
+            )
+
+    def _inserting(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+        self._check_added(mapper, connection, target)
+
+
+class SessionGuard(AddedObjects):
+    """
+    Sees to it as well that a Session which uses the engine serves one owner until it is emptied.
+
+    Args:
+        engine: That engine.
+        owner: Returns whose the work of a routing key is; None: the baseline's.
+    """
+
+    def __init__(self, engine: Engine, owner: Callable[[RoutingKey | None], Any]) -> None:
+        super().__init__(engine, owner)
+        # For each Session what it has loaded since it was last emptied, which makes a new identity map, and for whom.
+        self._served: WeakKeyDictionary[Session, tuple[Any, str | None, Any]] = WeakKeyDictionary()
+        self._listeners += (
+            (Session, "after_begin", self._begun),
+            (Session, "do_orm_execute", self._executing),
+            (Session, "before_flush", self._flushing),
+        )
+
     def _begun(self, session: Session, _transaction: Any, connection: Connection) -> None:
-        if connection.dialect is self._engine.dialect and not self._check(session):
+        if connection.engine.dialect is self._engine.dialect and not self._check(session):
             self._served[session] = (session.identity_map, (key := routing_key()), self._owner(key))
 
     def _executing(self, state: ORMExecuteState) -> None:
@@ -81,26 +115,6 @@ class SessionGuard:
             "use a Session for each routing key, or call Session.close() in between"
         )
 
-    def _attached(self, _session: Session, instance: Any) -> None:
-        self._added[inspect(instance)] = routing_key()
-
-    def _check_added(self, _mapper: Mapper[Any], connection: Connection, target: Any) -> None:
-        if connection.dialect is not self._engine.dialect:
-            return
-        key = routing_key()
-        first = self._added.get(inspect(target), key)
-        if first == key:
-            return
-        then, now = self._owner(first), self._owner(key)
-        if then != now:
-            raise PartitionError(
-                f"an object of {type(target).__name__} was added to its Session by {then or 'the baseline'} and is written by "
-                f"{now or 'the baseline'}: commit, or flush, where the object is added"
-            )
-
-    def _inserting(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
-        self._check_added(mapper, connection, target)
-
 
 class OrmListeners(SessionGuard):
     """
@@ -118,7 +132,7 @@ class OrmListeners(SessionGuard):
         self._values = values
 
     def _inserting(self, mapper: Mapper[Any], connection: Connection, target: Any) -> None:
-        if connection.dialect is not self._engine.dialect:
+        if connection.engine.dialect is not self._engine.dialect:
             return
         super()._inserting(mapper, connection, target)
         columns = [column for table in mapper.tables if (column := self._rules.column_of(table)) is not None]

@@ -221,6 +221,18 @@ def test_a_session_that_holds_nothing(engine: Engine) -> None:
             session.execute(text("SELECT 1"))
 
 
+@pytest.mark.parametrize(("first", "second"), [("pr-42", None), (None, "pr-42"), ("pr-42", "pr-43")])
+def test_what_one_adds_to_a_session_another_does_not_write(engine: Engine, first: str | None, second: str | None) -> None:
+    with Session(engine) as session:
+        with tenancy.scope(first):
+            session.add(Mark(id=1, owner="first", n=0))
+        with tenancy.scope(second), pytest.raises(PartitionError, match=r"(?s)Mark was added.*by"):
+            session.commit()
+    for key in (first, second):
+        with tenancy.scope(key), Session(engine) as session:
+            assert session.scalars(select(Mark)).all() == []
+
+
 def test_a_key_without_a_database(place: Place, engine: Engine, addresses: dict[str, str], counted: list[str]) -> None:
     """It is served as work without a key, and each statement is counted; or refused."""
     with tenancy.scope("pr-44"):

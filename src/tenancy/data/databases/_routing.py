@@ -23,6 +23,7 @@ from ...context import routing_key
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from ...observe import count
+from .._sqlalchemy_session import AddedObjects
 from ._mysql_names import Fence, name_by_key
 from ._pools import BEGUN, KeyPools, RoutedPool, of_connection
 from ._provider import Database, Databases, Provider, RegisteredProvider, parsed
@@ -224,6 +225,7 @@ class _Installed:
         self._known = known
         self._unknown = unknown
         self._sessions = SessionOwners(engine)
+        self._added = AddedObjects(engine, self._owner)
         self._class = type(engine.dialect)
         self._fence = Fence(engine, known.has) if engine.dialect.name in ("mysql", "mariadb") else None
 
@@ -233,11 +235,13 @@ class _Installed:
         self.pools.listen()
         event.listen(self._engine, "before_cursor_execute", self._before_cursor_execute)
         self._sessions.listen()
+        self._added.listen()
         self._engine.pool = RoutedPool(self.pools, self._connect)
 
     def uninstall(self) -> None:
         self._engine.pool = self.pools.base
         self._sessions.remove()
+        self._added.remove()
         event.remove(self._engine, "before_cursor_execute", self._before_cursor_execute)
         self.pools.remove()
         if self._fence is not None:
@@ -263,6 +267,9 @@ class _Installed:
                 f"routing key {str(key)!r} has no database: create it with the provider, and wait until it is seen"
             )
         return database
+
+    def _owner(self, key: RoutingKey | None) -> RoutingKey | None:
+        return None if key is None or self._find(key) is None else key
 
     def _waits(self, work: Callable[[], T]) -> T:
         # The loop goes on meanwhile.
