@@ -18,7 +18,7 @@ from .outcome import Outcome
 from .pika_steps import Wait
 
 with extra("pika", "pika"):
-    from pika.exceptions import AMQPError, ChannelWrongStateError, NackError, UnroutableError
+    from pika.exceptions import AMQPError, ChannelWrongStateError, ConnectionWrongStateError, NackError, UnroutableError
     from pika.spec import Basic
 
 __all__ = ["GONE", "BlockingWire", "CallbackWire", "Wire"]
@@ -122,14 +122,20 @@ class BlockingWire:
 
     async def sleep(self, seconds: float) -> None:
         wait = Wait()
-        self.connection.call_later(seconds, wait.set)
+        self.later(seconds, wait.set)
         await wait
 
     async def blocking(self, function: Callable[[], None]) -> None:
         function()
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
-        self.connection.call_later(seconds, callback)
+        try:
+            self.connection.call_later(seconds, callback)
+        except (TypeError, ValueError) as error:
+            if self.connection.is_open:
+                raise
+            # A connection that was lost has no timers, which pika says in a way of its own, other than for everything else.
+            raise ConnectionWrongStateError("the connection is closed") from error
 
 
 class CallbackWire:
