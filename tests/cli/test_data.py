@@ -140,6 +140,14 @@ def test_a_partition_that_is_not_as_it_would_be_made_now_is_not_called_ready_in_
     assert prepared("create", "pr-42", *others).err == ""
 
 
+def test_a_view_that_no_partition_has_is_named_when_one_is_made(prepared: Shell) -> None:
+    prepared.sql("CREATE MATERIALIZED VIEW many AS SELECT count(*) FROM users; CREATE VIEW shown AS SELECT * FROM many")
+    first, again = (prepared.there("create", "pr-42").err for _ in range(2))
+    name = prepared.url.rpartition("/")[2]
+    assert first.startswith(f"{name}: the view public.shown is not in the partition of pr-42"), first
+    assert again.startswith(f"{name}: pr-42 was there already, and stays as it is; the view public.shown"), again
+
+
 def test_a_route_table_that_cannot_be_had_leaves_no_doubt_about_the_partition(prepared: Shell) -> None:
     """It is said what was done, and the same command does the rest when the table is there."""
     away = ("--store", prepared.store)

@@ -71,10 +71,12 @@ def create(key: RoutingKey, ttl: timedelta | None, store: str | None, as_json: b
     Make the partition of a key: it sees the baseline's rows, and changes none. What is there stays.
     """
     with _asked(where) as (isolation, name), _noting(store) as note:
+        there = any(each.state != "dropped" for each in isolation.status(key))
         status = isolation.create(key, ttl=ttl)
-        # One that was there already need not be as it would be made now.
+        # One that was there already need not be as it would be made now; and a new one need not have all that the baseline has.
+        stays = f"{key} was there already, and stays as it is; " if there else ""
         for problem in isolation.check(key):
-            click.echo(redacted(f"{name}: {key} was there already, and stays as it is; {problem.text}"), err=True)
+            click.echo(redacted(f"{name}: {stays}{problem.text}"), err=True)
         note(name, key, status, f"the partition of {key} is there")
     _show(name, [status], as_json)
 
