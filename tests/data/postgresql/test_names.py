@@ -67,17 +67,18 @@ def test_no_text_leaves_its_quotes(text: str) -> None:
 @given(st.lists(names, min_size=1, max_size=8, unique=True), st.sampled_from(KEYS))
 @example(["x" * 63, "x" * 62, "x" * 55, "x" * 51], "a")
 @example(["a", "a__delta", "a__hidden", "a__b"], "a")
+@example(["tenancy", "tenancy__changed", "tenancy__changed_", "tenancy__stripes"], "a")
 def test_no_two_things_of_a_partition_have_one_name(tables: list[str], key: str) -> None:
     layout = Layout(tenancy.RoutingKey(key), ["public"], set(tables))
     found: list[str] = []
     for name in tables:
         made = layout.names(Structure("public", name, ()))
         schema = f"{made.schema}."
-        inner = [made.delta, made.hidden, made.writes, made.checks, made.after, schema + made.hidden_key]
-        for numbered in (made.fault, made.references):
-            inner += [f"{numbered[:-1]}_{number}{numbered[-1]}" for number in (0, 1, 999)]
+        inner = [made.delta, made.hidden, made.writes, made.checks, made.fault, made.after, made.notes, schema + made.hidden_key]
+        inner += [f"{made.references[:-1]}_{number}{made.references[-1]}" for number in (0, 1, 999)]
         inner.append(made.table)
         found += [each.removeprefix(schema) for each in inner]
+    found += [each.rpartition(".")[2] for each in (layout.changed, layout.stripes)]
     assert len(set(found)) == len(found)
     assert all(len(each[1:-1].replace('""', '"').encode()) <= 63 for each in found)
 

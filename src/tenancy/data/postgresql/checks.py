@@ -228,7 +228,7 @@ def _waiting(key: ForeignKey, working: Working, removers: Removers, rows: str) -
     if target is None:
         return ""
     row = _row(key, "a")
-    # As an array it is made once, and not for each of the 64 anew.
+    # As an array it is made once, and not for each row of that table anew.
     hashes = f"ARRAY(SELECT DISTINCT {working.stripe(target, row.values())} FROM {rows} a WHERE {given(key, row)})"
     return f"PERFORM FROM {working.stripes} s WHERE s.n = ANY ({hashes}) ORDER BY s.n FOR SHARE;\n  "
 

@@ -218,16 +218,16 @@ class PostgresIsolation:
             if not registry.installed(connection):
                 return [Problem(None, registry.PREPARE)]
             problems = [] if one is not None else role_problems(connection, self.role, self.reader)
-            modes = self._maker.modes(connection)
+            now = self._maker.baseline(connection)
             if one is None and not problems:
-                problems = opened(connection, self.role, self._schemas, {table.sql: mode for table, mode in modes})
+                problems = opened(connection, self.role, self._schemas, {table.sql: mode for table, mode in now.tables})
             found = [Problem(None, text) for text in problems]
-            mark = self._maker.mark(connection)
-            wanted = {table.full_name: mode for table, mode in modes}
-            views = self._maker.unserved(connection, wanted)
+            wanted = {table.full_name: mode for table, mode in now.tables}
             for each in registry.read(connection, one):
                 if each.state != "dropped":
-                    found += [Problem(each.key, text) for text in faults_of(connection, each, mark, wanted, self.role, views)]
+                    found += [
+                        Problem(each.key, text) for text in faults_of(connection, each, now.mark, wanted, self.role, now.unserved)
+                    ]
             return found
 
     def statements(self, key: str) -> list[str]:

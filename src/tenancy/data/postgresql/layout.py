@@ -16,7 +16,7 @@ __all__ = ["Layout", "Names"]
 
 _LIMIT = 63  # bytes: NAMEDATALEN - 1
 # What a number takes that follows a name; more than 999 a table does not have.
-_NUMBERED = {"fault": 4, "references": 4}
+_NUMBERED = {"references": 4}
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Names:
         hidden_key: The primary key of that; without its schema.
         writes: The function that an overlay's view writes by.
         checks: The function that checks what was written.
-        fault: The function that makes rows of the baseline a key's own; a number follows.
+        fault: The function that makes rows of the baseline a key's own.
         references: The function that checks references; a number follows.
         after: The function that ends a statement.
-        notes: The function that writes that down.
+        notes: The function that writes down what a statement has changed.
     """
 
     schema: str

@@ -4,9 +4,9 @@ Makes one key's partition in a transaction, takes it back before the baseline's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
@@ -24,10 +24,25 @@ from .structure import Table, fingerprint, literal, quoted
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["Maker"]
+__all__ = ["Baseline", "Maker"]
 
 # What a schema of ours says, followed by the key; so that none is dropped that is somebody else's.
 _OURS = "request-tenancy: partition of "
+
+
+class Baseline(NamedTuple):
+    """
+    What a baseline is at some moment.
+
+    Args:
+        tables: Its tables, each with its mode.
+        mark: What differs when anything of it differs that a partition is made after.
+        unserved: Why views of it are in no partition, by their names.
+    """
+
+    tables: Sequence[tuple[Table, str]]
+    mark: str
+    unserved: dict[str, str]
 
 
 class Maker:
@@ -49,30 +64,14 @@ class Maker:
         self._role = role
         self._reader = reader
 
-    def mark(self, connection: Connection) -> str:
+    def baseline(self, connection: Connection) -> Baseline:
         """
-        Return what differs when anything of the baseline differs that a partition is made after.
+        Return what the baseline is now, as far as partitions of it go.
         """
-        views = read_views(connection, self._schemas)
-        return fingerprint(read_tables(connection, self._schemas), views)
-
-    def modes(self, connection: Connection) -> list[tuple[Table, str]]:
-        """
-        Return the baseline's tables, each with its mode.
-        """
-        tables = read_tables(connection, self._schemas)
-        return [(table, _named(mode_of(table, self._tables, self._default))) for table in tables]
-
-    def unserved(self, connection: Connection, modes: Mapping[str, str]) -> dict[str, str]:
-        """
-        Return why views of the baseline are in no partition, by their names.
-
-        Args:
-            connection: A connection in a transaction.
-            modes: The mode of each table.
-        """
-        found = unserved(read_views(connection, self._schemas), modes)
-        return {f"{schema}.{name}": reason for (schema, name), reason in found.items()}
+        views, tables = read_views(connection, self._schemas), read_tables(connection, self._schemas)
+        modes = [(table, _named(mode_of(table, self._tables, self._default))) for table in tables]
+        left_out = unserved(views, {table.full_name: mode for table, mode in modes})
+        return Baseline(modes, fingerprint(tables, views), {f"{schema}.{name}": why for (schema, name), why in left_out.items()})
 
     def plan(self, connection: Connection, key: RoutingKey) -> tuple[Plan, str]:
         """

@@ -49,6 +49,7 @@ class Plan:
         views = list(views)
         left_out = unserved(views, {table.full_name: mode for table, mode in self.tables.values()})
         self._views = [each for each in views if (each.schema, each.name) not in left_out]
+        self._referring = self._by_target()
         self._working = self._shared()
 
     def refusals(self) -> list[str]:
@@ -75,18 +76,16 @@ class Plan:
         _, target = self.tables.get((key.to_schema, key.to_table), (None, "readonly"))
         return not (self.tables[key.schema, key.table][1] in OWN and target in OWN)
 
-    def _referring(self, table: Table) -> list[ForeignKey]:
+    def _by_target(self) -> dict[str, list[ForeignKey]]:
         """
-        The foreign keys of a key's own rows that refer to a table, and are checked by triggers; oldest first.
+        The foreign keys of a key's own rows that are checked by triggers, by the table that they refer to; oldest first.
         """
-        found = [
-            key
-            for other, mode in self.tables.values()
-            if mode != "readonly"
-            for key in other.foreign_keys
-            if (key.to_schema, key.to_table) == (table.schema, table.name) and self._by_triggers(key)
-        ]
-        return sorted(found, key=lambda key: key.order)
+        found: dict[str, list[ForeignKey]] = {table.full_name: [] for table, _ in self.tables.values()}
+        every = [key for table, mode in self.tables.values() if mode != "readonly" for key in table.foreign_keys]
+        for key in sorted(every, key=lambda key: key.order):
+            if self._by_triggers(key):
+                found.setdefault(f"{key.to_schema}.{key.to_table}", []).append(key)
+        return found
 
     def _remover(self, key: ForeignKey) -> Table | None:
         """
@@ -166,7 +165,7 @@ class Plan:
     def _shared(self) -> Working:
         changed, referred, deferred = [], [], []
         for table in self._of("overlay", *OWN):
-            keys, own = self._referring(table), self._within(table)
+            keys, own = self._referring[table.full_name], self._within(table)
             if keys:
                 referred.append(table)
             if keys or own or self._overlaid(table):
@@ -182,7 +181,7 @@ class Plan:
 
     def _references(self, table: Table) -> References:
         own, overlay = self._within(table), self._overlaid(table)
-        return References(table, self.layout, self._working, self.visible, self._referring(table), own, overlay=overlay)
+        return References(table, self.layout, self._working, self.visible, self._referring[table.full_name], own, overlay=overlay)
 
     def _triggers(self, table: Table, name: str) -> Iterator[str]:
         for _, definition in table.triggers:
@@ -231,7 +230,7 @@ class Plan:
         for table in self._of(*OWN):
             name = self.layout.relation(table)
             # What triggers check is not looked at by TRUNCATE.
-            truncate = "" if self._referring(table) else "TRUNCATE, "
+            truncate = "" if self._referring[table.full_name] else "TRUNCATE, "
             referred += [] if truncate else [name]
             yield f"GRANT SELECT, INSERT, UPDATE, DELETE, {truncate}REFERENCES ON {name} TO {keyed}, {reader}"
         if referred:  # a migration may have had it referred to
