@@ -114,6 +114,7 @@ TRIGGER = "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN 
                 (Rows("who"), "CREATE POLICY every ON docs USING (true)", "does not hold for its owner.*FORCE ROW"),
                 (Rows("who"), f"{FORCED}CREATE POLICY mine ON docs USING (who = session_user)", "by the role"),
                 ("overlay", "CREATE POLICY every ON docs USING (true)", "has row security, .*use mode readonly"),
+                ("overlay", "CREATE POLICY mine ON docs USING (who = current_user)", r"goes by the role \(mine\).*move the table"),
             ]
         ),
         (

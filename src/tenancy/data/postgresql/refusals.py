@@ -73,7 +73,8 @@ def _refusal(table: Table, mode: Mode | Rows) -> str | None:
     elif mode == "readonly":
         found = _by_role(table) if table.row_security else None
     elif table.row_security:
-        found = "it has row security, whose policies a partition would not have; use mode readonly"
+        # What readonly would be refused for is said at once, and not after it was tried.
+        found = _by_role(table) or "it has row security, whose policies a partition would not have; use mode readonly"
     else:
         found = _of_own(table, mode)
     return found
