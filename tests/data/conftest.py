@@ -11,6 +11,7 @@ from sqlalchemy import Engine, StaticPool, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from tenancy.data.sqlalchemy import RowPartition
 from tests.data.shop import OWNERS, Base, seed
 
 SYNC: Any = ("sqlite", pytest.param("postgresql+psycopg", marks=pytest.mark.service))
@@ -168,3 +169,22 @@ def memory() -> Iterator[Engine]:
     Base.metadata.create_all(engine)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def install(memory: Engine) -> Iterator[Callable[..., RowPartition]]:
+    """
+    Install a partition on the seeded database in memory.
+    """
+    with memory.begin() as connection:
+        seed(connection)
+    made: list[RowPartition] = []
+
+    def install(*args: Any, **kwargs: Any) -> RowPartition:
+        made.append(RowPartition(*args, **kwargs))
+        made[-1].install(memory)
+        return made[-1]
+
+    yield install
+    for partition in made:
+        partition.uninstall(memory)

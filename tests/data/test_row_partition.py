@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 from uuid import uuid4
@@ -43,25 +43,6 @@ from tenancy.scope import scope
 from tests.data.shop import Base, Country, Order, User, countries, dump, orders, rows, seed, users
 
 Install = Callable[..., RowPartition]
-
-
-@pytest.fixture
-def install(memory: Engine) -> Iterator[Install]:
-    """
-    Install a partition on the seeded database in memory.
-    """
-    with memory.begin() as connection:
-        seed(connection)
-    made: list[RowPartition] = []
-
-    def install(*args: Any, **kwargs: Any) -> RowPartition:
-        made.append(RowPartition(*args, **kwargs))
-        made[-1].install(memory)
-        return made[-1]
-
-    yield install
-    for partition in made:
-        partition.uninstall(memory)
 
 
 def ids(engine: Engine) -> list[int]:

@@ -4,7 +4,7 @@ Whose the objects are that a Session was given, or holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,28 +14,9 @@ from sqlalchemy.orm import Session
 from tenancy.data.sqlalchemy import ANY, RowPartition
 from tenancy.errors import PartitionError
 from tenancy.scope import scope
-from tests.data.shop import Order, User, dump, seed, seeded
+from tests.data.shop import Order, User, dump, seeded
 
 Install = Callable[..., RowPartition]
-
-
-@pytest.fixture
-def install(memory: Engine) -> Iterator[Install]:
-    """
-    Install a partition on the seeded database in memory.
-    """
-    with memory.begin() as connection:
-        seed(connection)
-    made: list[RowPartition] = []
-
-    def install(*args: Any, **kwargs: Any) -> RowPartition:
-        made.append(RowPartition(*args, **kwargs))
-        made[-1].install(memory)
-        return made[-1]
-
-    yield install
-    for partition in made:
-        partition.uninstall(memory)
 
 
 def _add(session: Session) -> None:
