@@ -146,6 +146,9 @@ def test_a_view_that_no_partition_has_is_named_when_one_is_made(prepared: Shell)
     name = prepared.url.rpartition("/")[2]
     assert first.startswith(f"{name}: the view public.shown is not in the partition of pr-42"), first
     assert again.startswith(f"{name}: pr-42 was there already, and stays as it is; the view public.shown"), again
+    assert prepared("check", *prepared.where).status == 1
+    assert prepared.there("check", "--without", "shown").out == f"{name}: nothing is wrong\n"
+    assert "--table, --default, --without and --schema go" in prepared("check", "--without", "shown", "--isolation", "a:b").err
 
 
 def test_a_route_table_that_cannot_be_had_leaves_no_doubt_about_the_partition(prepared: Shell) -> None:

@@ -1,5 +1,5 @@
 """
-Which database ``tenancy data`` is about, and how its tables are partitioned.
+Which databases a command is about, and how their tables are partitioned.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import click
 from click.core import ParameterSource
 
 from .._optional import extra
-from ..errors import ConflictError, MissingDependencyError
+from ..errors import MissingDependencyError
 from ..key import RoutingKey
-from ..routes import Partition
-from ..routes.stores import RouteStore, forget_partition, open_store, put_partition, table_of
+from ..routes.stores import open_store
 from ..routes.stores._base import SCHEMES
+from ..sandbox.partitions import Partitioned, note
 from .inspection.redaction import redacted
 
 if TYPE_CHECKING:
@@ -29,14 +29,11 @@ if TYPE_CHECKING:
 
     from ..data.postgresql import PostgresIsolation, Status
 
-__all__ = ["duration", "isolation_of", "isolation_options", "registering"]
+__all__ = ["databases_options", "duration", "isolation_of", "isolation_options", "registering"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-#: What a partition of `PostgresIsolation` is called in the route table.
-KIND = "postgresql-schema"
-
 _POSTGRESQL = re.compile(r"postgres(ql)?(\+[a-z0-9_]+)?://")
 
 
@@ -63,6 +60,12 @@ def isolation_options(function: F) -> F:
         click.option(
             "--schema", "schemas", metavar="NAME", multiple=True, help="With --database: a schema of its tables; default public."
         ),
+        click.option(
+            "--without",
+            metavar="VIEW",
+            multiple=True,
+            help="With --database: a view that keys can do without. May be given several times.",
+        ),
         click.option("--default", metavar="MODE", help="With --database: the mode of all other tables; default overlay."),
         click.option("--table", "tables", metavar="NAME=MODE", multiple=True, help=table),
         click.option("--database", metavar="URL", help=database),
@@ -73,7 +76,12 @@ def isolation_options(function: F) -> F:
 
 
 def isolation_of(
-    isolation: str | None, database: str | None, tables: tuple[str, ...], default: str | None, schemas: tuple[str, ...]
+    isolation: str | None,
+    database: str | None,
+    tables: tuple[str, ...],
+    default: str | None,
+    without: tuple[str, ...],
+    schemas: tuple[str, ...],
 ) -> PostgresIsolation:
     """
     Return the isolation that a command is about.
@@ -89,11 +97,11 @@ def isolation_of(
             raise click.UsageError(
                 "it is not said which database this is about; give --isolation MODULE:NAME or --database URL, or set TENANCY_ISOLATION"
             )
-        if tables or default or schemas:
+        if tables or default or schemas or without:
             raise click.UsageError(
-                "--table, --default and --schema go with --database; an isolation of your application has its own"
+                "--table, --default, --without and --schema go with --database; an isolation of your application has its own"
             )
-        return _imported(isolation)
+        return _isolation(isolation)
     # TENANCY_ISOLATION is a default, and gives way.
     if click.get_current_context().get_parameter_source("isolation") is ParameterSource.COMMANDLINE:
         raise click.UsageError(
@@ -105,7 +113,7 @@ def isolation_of(
         if not equals or not name:
             raise click.UsageError(f"--table {entry!r}: write NAME=MODE, such as jobs=copy")
         modes[name] = mode
-    given: Any = {"default": default or "overlay", "schemas": schemas or ("public",)}
+    given: Any = {"default": default or "overlay", "schemas": schemas or ("public",), "without": without}
     return PostgresIsolation(_engine(database), modes, **given)
 
 
@@ -137,9 +145,42 @@ def _shown(database: str) -> str:
     return redacted(re.sub(r"(?s)^([a-z0-9+_]*:/*)?.*@", lambda match: f"{match[1] or ''}***@", database))
 
 
-def _imported(name: str) -> PostgresIsolation:
+def databases_options(function: F) -> F:
+    """
+    Give a command the option that says in which databases the keys of a sandbox have partitions.
+    """
+    told = (
+        "A database in which its keys have partitions, shop.database:isolation: a PostgresIsolation of your application, or a provider of "
+        "databases. May be given several times; default TENANCY_ISOLATION."
+    )
+    option = click.option(
+        "--isolation", "databases", metavar="MODULE:NAME", multiple=True, envvar="TENANCY_ISOLATION", callback=_databases, help=told
+    )
+    return option(function)
+
+
+def _databases(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> list[Partitioned]:
+    found = []
+    for name in names:
+        database = _imported(name)
+        if not isinstance(database, Partitioned):
+            raise click.UsageError(
+                f"{name} is a {type(database).__name__}; name a PostgresIsolation, or a provider of databases, such as PostgresClone"
+            )
+        found.append(database)
+    return found
+
+
+def _isolation(name: str) -> PostgresIsolation:
     from ..data.postgresql import PostgresIsolation
 
+    found = _imported(name)
+    if not isinstance(found, PostgresIsolation):
+        raise click.UsageError(f"{name} is a {type(found).__name__}, and no PostgresIsolation")
+    return found
+
+
+def _imported(name: str) -> Any:
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
         raise click.UsageError(f"{name!r} names no isolation; write MODULE:NAME, such as shop.database:isolation")
@@ -161,8 +202,6 @@ def _imported(name: str) -> PostgresIsolation:
             found = getattr(found, part)
     except AttributeError as error:
         raise click.UsageError(f"{name} cannot be had: {error}") from error
-    if not isinstance(found, PostgresIsolation):
-        raise click.UsageError(f"{name} is a {type(found).__name__}, and no PostgresIsolation")
     return found
 
 
@@ -180,34 +219,6 @@ def registering(url: str | None, given: bool) -> Iterator[Callable[[str, Routing
         return
     store = open_store(url)
     try:
-        yield lambda database, key, status: _noted(store, database, key, status)
+        yield lambda database, key, status: note(store, database, key, status)
     finally:
         store.close()
-
-
-def _noted(store: RouteStore, database: str, key: RoutingKey, status: Status | None) -> None:
-    while True:
-        table = table_of(store.snapshot(), origin=redacted(store.name))
-        before = table.partition(database, key)
-        if status is None:
-            if before is None or before.kind != KIND:
-                return
-            change = forget_partition(before)
-        else:
-            partition = Partition(
-                database,
-                key,
-                tuple(status.schemas.values()),
-                KIND,
-                dropped=status.state == "dropped",
-                expires="" if status.expires is None else status.expires.isoformat(timespec="seconds"),
-                version=0 if before is None else before.version,
-            )
-            if partition == before:
-                return
-            change = put_partition(partition)
-        try:
-            store.write([change])
-        except ConflictError:
-            continue  # somebody else has written it at this moment
-        return

@@ -72,8 +72,8 @@ class Following:
             shown.add_column(overflow="fold")
         for at in sorted(self._told):
             progress = self._told[at]
-            settled = progress.state in _SETTLED
-            waiting = BRIEFLY[progress.state] if settled or not progress.waiting else f"waiting for {progress.waiting}"
+            settled = progress.state in _SETTLED and not progress.waiting
+            waiting = BRIEFLY[progress.state] if not progress.waiting else f"waiting for {progress.waiting}"
             shown.add_row(
                 _text("done") if settled else self._spinner,
                 _text(f"{progress.workload} {progress.key}"),

@@ -17,6 +17,8 @@ from ..routes import Handover, RouteTable, State
 from ..routes.stores import RouteStore, table_of
 from ..sandbox import Controller, Fork
 from ..sandbox.leftovers import Leftovers
+from ..sandbox.partitions import Partitioned, left
+from .data_options import databases_options
 from .following import Following
 from .inspection.redaction import redacted
 from .kafka_options import handler_of, open_kafka, own_topics_of, reads_of
@@ -80,6 +82,7 @@ def sandbox() -> None:
     help="A topic of the baseline in whose place it has one of its own, which is made like that one and removed with the sandbox; with "
     "several forks NAMESPACE/NAME:TOPIC where only one of them uses it. May be given several times.",
 )  # fmt: skip
+@databases_options
 @_broker
 @_broker_file
 @_rabbit
@@ -99,6 +102,7 @@ def create(
     reads: tuple[str, ...],
     queues: tuple[str, ...],
     own: tuple[str, ...],
+    databases: list[Partitioned],
     servers: str | None,
     kafka_config: str | None,
     rabbitmq: str | None,
@@ -111,7 +115,8 @@ def create(
     Hand a routing key to a sandbox, on each workload that it forks: pr-42 --fork shop/orders --fork shop/notify.
 
     It waits for one lease of the route table and about a second, so that nobody acts on what was before; then the sandbox has the key, from
-    the end of each topic on. What an earlier run has begun is gone on with, and what is done stays.
+    the end of each topic on. What an earlier run has begun is gone on with, and what is done stays. With --isolation its keys have partitions
+    of those databases before.
 
     Exit status: 0 the sandbox has its keys, 1 it has not, and what is there can be resumed, 2 the command could not be run as given.
     """
@@ -124,13 +129,14 @@ def create(
         kafka, rabbit = open_kafka(servers, kafka_config), open_rabbit(rabbitmq)
         _check_forks(opened, wanted, kafka, rabbit)
         again = "run the same command again and it goes on from there, or `tenancy sandbox delete " + name + "`"
-        with _following(name, opened, kafka, rabbit, deadline, again) as controller:
+        with _following(name, opened, kafka, rabbit, databases, deadline, again) as controller:
             rows = controller.create(name, wanted, deadline=deadline, late=late)
         end(name, opened, rows, as_json)
 
 
 @sandbox.command()
 @_name
+@databases_options
 @_broker
 @_broker_file
 @_rabbit
@@ -150,6 +156,7 @@ def create(
 @_as_json
 def delete(
     name: RoutingKey,
+    databases: list[Partitioned],
     servers: str | None,
     kafka_config: str | None,
     rabbitmq: str | None,
@@ -165,7 +172,7 @@ def delete(
 
     It waits for one lease of the route table and about a second, then until the sandbox has handled what is its own. What it has not handled
     by then is read in its place. Keep its processes running until this ends. What an earlier run has begun is gone on with; a sandbox that is
-    gone stays so.
+    gone stays so. With --isolation the partitions of its keys are dropped at last, with all that is in them.
 
     Exit status: 0 it is gone, 1 it is not, and what is there can be resumed, 2 the command could not be run as given.
     """
@@ -175,7 +182,8 @@ def delete(
     with _said(), _opened(store) as opened:
         rows = _rows(opened, name)
         if not rows:
-            click.echo(f"{redacted(opened.name)} knows of no sandbox {name}, so there is nothing to delete", err=True)
+            instead = f", but a partition of {name}" if databases else ""
+            click.echo(f"{redacted(opened.name)} knows of no sandbox {name}, so there is nothing to delete{instead}", err=True)
         kafka, rabbit = open_kafka(servers, kafka_config), open_rabbit(rabbitmq)
         for row in rows:
             if row.state not in (State.NONE, State.CREATING):
@@ -187,11 +195,14 @@ def delete(
                 f"{name} has topics of its own, and it is not said where Kafka is; give --kafka HOST:PORT, or set TENANCY_KAFKA"
             )
         with _following(
-            name, opened, kafka, rabbit, deadline, "run the same command again and it goes on from there"
+            name, opened, kafka, rabbit, databases, deadline, "run the same command again and it goes on from there"
         ) as controller:
             rows = controller.delete(name, deadline=deadline, drain=drain, remaining=rest)
-            for left in Leftovers(opened, rabbit).of(name):
-                click.echo(f"tenancy sandbox: {redacted(told_leftover(left))}", err=True)
+            for leftover in Leftovers(opened, rabbit).of(name):
+                click.echo(f"tenancy sandbox: {redacted(told_leftover(leftover))}", err=True)
+            for partition in left(opened, rows):
+                stays = f"{partition.key} still has its partition of {partition.database}"
+                click.echo(redacted(f"tenancy sandbox: {stays}; `tenancy data drop {partition.key}` drops it"), err=True)
         end(name, opened, rows, as_json)
 
 
@@ -221,18 +232,18 @@ def status(
         rows = [row for row in _rows(opened, name) if name is not None or row.state is not State.NONE]
         kafka, rabbit = open_kafka(servers, kafka_config), open_rabbit(rabbitmq)
         context.call_on_close(lambda: None if rabbit is None else rabbit.close())
-        left = [] if name is None else _left_of(name, opened, rabbit)
-        if name is not None and not rows and not left:
+        leftovers = [] if name is None else _left_of(name, opened, rabbit)
+        if name is not None and not rows and not leftovers:
             raise _Failed(f"{redacted(opened.name)} knows of no sandbox {name}; `tenancy sandbox list` has those that there are")
         situations = [situation_of(row, opened, kafka, rabbit) for row in rows]
         topics = topics_of(_table(opened), name, kafka)
         if as_json:
             keys = [situation_document(situation) for situation in situations]
-            _print_json({"store": opened.name, "keys": keys, "topics": [vars(topic) for topic in topics], "left": left})
+            _print_json({"store": opened.name, "keys": keys, "topics": [vars(topic) for topic in topics], "left": leftovers})
         else:
-            print_situations(opened, situations, topics, left)
+            print_situations(opened, situations, topics, leftovers)
     wrong = any(_asked(situation, kafka, rabbit) and situation.findings for situation in situations)
-    context.exit(1 if wrong or left or any(topic.findings for topic in topics) else 0)
+    context.exit(1 if wrong or leftovers or any(topic.findings for topic in topics) else 0)
 
 
 @sandbox.command(name="list")
@@ -261,7 +272,13 @@ def _said() -> Iterator[None]:
 
 @contextmanager
 def _following(
-    name: str, store: RouteStore, kafka: KafkaBroker | None, rabbit: RabbitBroker | None, deadline: float, again: str
+    name: str,
+    store: RouteStore,
+    kafka: KafkaBroker | None,
+    rabbit: RabbitBroker | None,
+    databases: list[Partitioned],
+    deadline: float,
+    again: str,
 ) -> Iterator[Controller]:
     """
     Show what a controller does; whoever interrupts it is told what is there now.
@@ -270,7 +287,7 @@ def _following(
     try:
         # What a handler prints is not part of the result.
         with redirect_stdout(sys.stderr), Following(deadline) as follow:
-            yield Controller(store, kafka, rabbit=rabbit, progress=follow)
+            yield Controller(store, kafka, rabbit=rabbit, data=databases, progress=follow)
     except TenancyError:
         click.echo(f"tenancy sandbox: {_left(name, store)}; {again}", err=True)
         raise
@@ -343,7 +360,7 @@ def _asked(situation: Situation, kafka: KafkaBroker | None, rabbit: RabbitBroker
 
 def _left_of(name: RoutingKey, store: RouteStore, rabbit: RabbitBroker | None) -> list[str]:
     try:
-        return [told_leftover(left) for left in Leftovers(store, rabbit).of(name)]
+        return [told_leftover(one) for one in Leftovers(store, rabbit).of(name)]
     except HandoverError as error:
         return [str(error)]
 

@@ -22,6 +22,7 @@ from .forks import Fork, Progress, checked
 from .groups import Groups
 from .leftovers import Leftovers
 from .own_topics import OwnTopics
+from .partitions import Partitioned, Partitions
 from .queues import Queues
 
 if TYPE_CHECKING:  # whoever names no Kafka needs no client for it
@@ -46,6 +47,8 @@ class Controller:
         store: The route store.
         kafka: The Kafka cluster; None: no workload reads from one.
         rabbit: The RabbitMQ broker; None: no workload consumes from one.
+        data: The databases in which the keys of sandboxes have partitions, each a `tenancy.data.postgresql.PostgresIsolation`, or a provider
+            of databases. They are made before a key is active, and dropped when nothing that could still write to them is left.
         progress: Is called whenever something changes.
         sleep: How to wait.
     """
@@ -56,6 +59,7 @@ class Controller:
         kafka: KafkaBroker | None = None,
         *,
         rabbit: RabbitBroker | None = None,
+        data: Iterable[Partitioned] = (),
         progress: Callable[[Progress], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -73,6 +77,7 @@ class Controller:
         self._own = OwnTopics(store, kafka)
         self._queues = Queues(store, rabbit)
         self._leftovers = Leftovers(store, rabbit)
+        self._partitions = Partitions(store, data, progress)
         # What passes: a step is taken again until the deadline.
         self._passing: tuple[type[Exception], ...] = (RouteSourceError,)
         if kafka is not None:
@@ -98,7 +103,8 @@ class Controller:
             The lives, all of them active.
 
         Raises:
-            HandoverError: If a key is another sandbox's, if a member of a baseline's group does not know of tenancy, or at the deadline.
+            HandoverError: If a key is another sandbox's, if a member of a baseline's group does not know of tenancy, if a partition cannot be
+                made, or at the deadline.
         """
         sandbox = RoutingKey(sandbox)
         wanted = [checked(fork) for fork in forks]
@@ -106,6 +112,7 @@ class Controller:
             raise HandoverError(f"late is {late!r}; use 'baseline' or 'drop'")
         end = now() + deadline
         self._until(lambda: self._own.remove(sandbox), "topics of its earlier life to be gone", end)
+        self._retried(lambda: self._partitions.make(sandbox, wanted), end)
         for fork in wanted:
             self._begin(sandbox, fork, late, end)
         self._until(lambda: self._own.make(sandbox), "topics of its own", end)
@@ -127,7 +134,7 @@ class Controller:
             The lives, all of them ended.
 
         Raises:
-            HandoverError: At the deadline, or if the sandbox's group has members that do not leave it.
+            HandoverError: At the deadline, if the sandbox's group has members that do not leave it, or if a partition cannot be dropped.
         """
         end = now() + deadline
         drained_by = end - deadline + (deadline / 2 if drain is None else drain)
@@ -142,6 +149,7 @@ class Controller:
         ended = [self._delete(row, end, drained_by, remaining) for row in rows]
         self._until(lambda: self._own.remove(RoutingKey(sandbox)), "topics of its own to be gone", end)
         self._until(lambda: self._leftovers.remove(sandbox), "queues that a create has left to be gone", end)
+        self._retried(lambda: self._partitions.drop(sandbox, ended), end)
         return ended
 
     def status(self, sandbox: str | None = None) -> list[Handover]:

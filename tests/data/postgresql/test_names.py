@@ -74,7 +74,7 @@ def test_no_two_things_of_a_partition_have_one_name(tables: list[str], key: str)
     for name in tables:
         made = layout.names(Structure("public", name, ()))
         schema = f"{made.schema}."
-        inner = [made.delta, made.hidden, made.writes, made.checks, made.fault, made.after, made.notes, schema + made.hidden_key]
+        inner = [made.delta, made.hidden, made.writes, made.checks, made.fault, made.after, schema + made.hidden_key]
         inner += [f"{made.references[:-1]}_{number}{made.references[-1]}" for number in (0, 1, 999)]
         inner.append(made.table)
         found += [each.removeprefix(schema) for each in inner]

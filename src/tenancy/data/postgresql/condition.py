@@ -126,7 +126,10 @@ def faults_of(
             if before != now:
                 yield f"{name} is {before} in the partition of {key}, and should be {now}: {again}"
         for name, reason in unserved.items():
-            yield f"the view {name} is not in the partition of {key}, and is refused to it: {reason}; have it use the query by itself"
+            yield (
+                f"the view {name} is not in the partition of {key}, and is refused to it: {reason}; have it use the query by itself, or "
+                f"say that keys can do without it: without=[{name!r}], or --without {name}"
+            )
     if found.role != role:
         yield f"statements of {key} are run by the role {found.role}, and not by {role}: {again}"
     for name, (_, hidden) in status_of(connection, found).changed.items():

@@ -48,6 +48,8 @@ class PostgresIsolation:
         role: The role that statements of a key are run by; it can read and change nothing but the key's own.
         reader: The role by whose rights a partition's views and functions look at the baseline.
         admin: Another engine for making and dropping partitions.
+        without: Views of the baseline that keys can do without, named with or without their schemas: where a partition cannot have one, since
+            it would show the baseline's rows, `check` does not mind.
 
     Raises:
         ConfigurationError: If an argument cannot be used.
@@ -63,10 +65,13 @@ class PostgresIsolation:
         role: str = "tenancy_keyed",
         reader: str = "tenancy_reader",
         admin: Engine | None = None,
+        without: Iterable[str] = (),
     ) -> None:
         checked(tables or {}, default)
         if isinstance(schemas, str) or not (found := tuple(schemas)):
             raise ConfigurationError(f"schemas is {schemas!r}; give a list of names, such as ['public']")
+        if isinstance(without, str):
+            raise ConfigurationError(f"without is {without!r}; give a list of names, such as [{without!r}]")
         for option, name in (("role", role), ("reader", reader)):
             checked_role(option, name)
         if role == reader:
@@ -76,7 +81,7 @@ class PostgresIsolation:
         self._schemas = found
         self.role = role
         self.reader = reader
-        self._maker = Maker(dict(tables or {}), default, found, role, reader)
+        self._maker = Maker(dict(tables or {}), default, found, role, reader, frozenset(without))
         self._engine = synchronous(admin if admin is not None else engine)
 
     # The database

@@ -34,8 +34,7 @@ class Names:
         checks: The function that checks what was written.
         fault: The function that makes rows of the baseline a key's own.
         references: The function that checks references; a number follows.
-        after: The function that ends a statement.
-        notes: The function that writes down what a statement has changed.
+        after: The function that ends a statement, and writes down what one has changed.
     """
 
     schema: str
@@ -48,7 +47,6 @@ class Names:
     fault: str
     references: str
     after: str
-    notes: str
 
 
 class Layout:
@@ -148,5 +146,4 @@ class Layout:
             inner("fault"),
             inner("references"),
             inner("after"),
-            inner("notes"),
         )

@@ -4,7 +4,7 @@ Makes one key's partition in a transaction, takes it back before the baseline's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from .plan import Plan
 from .refusals import reaching, unserved
 from .registry import Registered
 from .repair import remembered, repaired, weakened
-from .structure import Table, fingerprint, literal, quoted
+from .structure import Table, View, fingerprint, literal, quoted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -37,7 +37,7 @@ class Baseline(NamedTuple):
     Args:
         tables: Its tables, each with its mode.
         mark: What differs when anything of it differs that a partition is made after.
-        unserved: Why views of it are in no partition, by their names.
+        unserved: Why views of it are in no partition that are to be, by their names.
     """
 
     tables: Sequence[tuple[Table, str]]
@@ -55,23 +55,42 @@ class Maker:
         schemas: The schemas that the tables are in, in the order in which queries find them.
         role: The role that statements of a key are run by.
         reader: The role by whose rights a partition's views and functions look at the baseline.
+        without: The views of the baseline that a partition need not have, named with or without their schemas.
     """
 
-    def __init__(self, tables: Mapping[str, Mode | Rows], default: Mode, schemas: tuple[str, ...], role: str, reader: str) -> None:
+    def __init__(
+        self,
+        tables: Mapping[str, Mode | Rows],
+        default: Mode,
+        schemas: tuple[str, ...],
+        role: str,
+        reader: str,
+        without: Collection[str],
+    ) -> None:
         self._tables = tables
         self._default: Mode = default
         self._schemas = schemas
         self._role = role
         self._reader = reader
+        self._without = without
 
     def baseline(self, connection: Connection) -> Baseline:
         """
         Return what the baseline is now, as far as partitions of it go.
         """
         views, tables = read_views(connection, self._schemas), read_tables(connection, self._schemas)
+        self._known(views)
         modes = [(table, _named(mode_of(table, self._tables, self._default))) for table in tables]
         left_out = unserved(views, {table.full_name: mode for table, mode in modes})
-        return Baseline(modes, fingerprint(tables, views), {f"{schema}.{name}": why for (schema, name), why in left_out.items()})
+        meant = {(view.schema, view.name) for view in views if {view.name, f"{view.schema}.{view.name}"} & {*self._without}}
+        named = {f"{schema}.{name}": why for (schema, name), why in left_out.items() if (schema, name) not in meant}
+        return Baseline(modes, fingerprint(tables, views), named)
+
+    def _known(self, views: Iterable[View]) -> None:
+        names = {name for view in views for name in (view.name, f"{view.schema}.{view.name}")}
+        if unknown := set(self._without) - names:
+            named, schemas = ", ".join(sorted(unknown)), ", ".join(self._schemas)
+            raise ConfigurationError(f"there is no view {named} in {schemas}; see without= of PostgresIsolation, or --without")
 
     def plan(self, connection: Connection, key: RoutingKey) -> tuple[Plan, str]:
         """
@@ -83,6 +102,7 @@ class Maker:
         if missing := missing_schemas(connection, self._schemas):
             raise ConfigurationError(f"there is no schema {', '.join(missing)}; see schemas= of PostgresIsolation, or --schema")
         views = read_views(connection, self._schemas)
+        self._known(views)
         tables = read_tables(connection, self._schemas)
         unknown = set(self._tables) - {table.name for table in tables} - {table.full_name for table in tables}
         if unknown:

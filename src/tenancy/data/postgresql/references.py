@@ -125,21 +125,10 @@ class References:
             written = names.delta if self._overlay else names.table
             # What the view's trigger writes there row by row it writes down itself, and it is not the end of anything.
             outermost = "pg_trigger_depth() = 0" if self._overlay else "true"
-            body = f"""
-#variable_conflict use_column
-BEGIN
-IF TG_OP = 'UPDATE' THEN
-  {self.noted("U")}
-ELSE
-  {self.noted("D")}
-END IF;
-RETURN NULL;
-END """
-            yield f"CREATE FUNCTION {names.notes}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {dollar_quoted(body)}"
             events = "UPDATE" if self._overlay else "UPDATE OR DELETE"
             yield (
                 f"CREATE TRIGGER tenancy_notes AFTER {events} ON {written} FOR EACH ROW WHEN ({outermost}) "
-                f"EXECUTE FUNCTION {names.notes}()"
+                f"EXECUTE FUNCTION {names.after}()"
             )
             yield (
                 f"CREATE TRIGGER tenancy_z_after AFTER {events} ON {written} FOR EACH STATEMENT WHEN ({outermost}) "
@@ -169,6 +158,18 @@ END """
             )
         actions = "".join(self._reaction(key) for key in self._keys)
         own = "".join(self._fulfilled(key, "q") for key in self._own if not key.deferred)
+        # One function for rows and for statements, since to make one takes its time.
+        noted = ""
+        if self._keys or self._own:
+            noted = f"""IF TG_LEVEL = 'ROW' THEN
+  IF TG_OP = 'UPDATE' THEN
+    {self.noted("U")}
+  ELSE
+    {self.noted("D")}
+  END IF;
+  RETURN NULL;
+END IF;
+"""
         loop = f"""FOR q IN SELECT * FROM {changed} WHERE {unseen} ORDER BY at LOOP
 {actions}{own}END LOOP;
 """
@@ -178,8 +179,9 @@ END """
 DECLARE
   q record;
   seen bigint := coalesce(nullif(current_setting('{setting}', true), ''), '0');
-  last bigint := (SELECT max(at) FROM {changed} WHERE {self._mine} AND at > seen AND at < seen + 1000000000000);
+  last bigint;
 BEGIN
+{noted}last := (SELECT max(at) FROM {changed} WHERE {self._mine} AND at > seen AND at < seen + 1000000000000);
 IF last IS NULL THEN RETURN NULL; END IF;
 PERFORM set_config('{setting}', last::text, true);
 {lock}{loop if actions or own else ""}DELETE FROM {changed} WHERE {unseen};

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 __all__ = [
     "Column",
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 
+@lru_cache(4096)
 def quoted(name: str) -> str:
     """
     Return an identifier of SQL, quoted (https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS).
