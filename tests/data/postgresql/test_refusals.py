@@ -226,7 +226,7 @@ def test_a_view_that_would_show_the_baseline_is_left_out_and_found(make: Make, c
     assert run(covered, "SELECT * FROM seen") == [(2,)]
 
 
-def test_a_view_that_keys_can_do_without_is_refused_and_not_named(make: Make, covered: Engine, engine: Engine) -> None:
+def test_a_view_that_keys_can_do_without_is_refused_and_not_named(make: Make, covered: Engine, owner: Engine) -> None:
     sql = f"{VIEWED}CREATE VIEW v AS SELECT n AS id FROM counted; CREATE VIEW w AS SELECT id FROM hr.people"
     isolation = make(sql, schemas=["public", "billing"], without=["v"])
     (problem,) = isolation.check(KEY)
@@ -234,14 +234,14 @@ def test_a_view_that_keys_can_do_without_is_refused_and_not_named(make: Make, co
     assert "without=['public.w'], or --without public.w" in problem.text
     with tenancy.scope(KEY), pytest.raises(PartitionError, match="permission denied for view v"):
         run(covered, "SELECT * FROM v")
-    both = PostgresIsolation(engine, schemas=["public", "billing"], without=["v", "public.w"])
+    both = PostgresIsolation(owner, schemas=["public", "billing"], without=["v", "public.w"])
     assert both.check(KEY) == []
-    none = PostgresIsolation(engine, schemas=["public", "billing"], without=["v", "orders", "gone"])
+    none = PostgresIsolation(owner, schemas=["public", "billing"], without=["v", "orders", "gone"])
     for call in (none.check, lambda: none.create("pr-2")):
         with pytest.raises(ConfigurationError, match=r"there is no view gone, orders in public, billing; see without="):
             call()
     with pytest.raises(ConfigurationError, match="without is 'v'; give a list"):
-        PostgresIsolation(engine, without="v")
+        PostgresIsolation(owner, without="v")
 
 
 def test_a_view_of_what_no_key_can_change_is_there(make: Make, covered: Engine) -> None:
