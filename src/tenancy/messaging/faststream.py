@@ -195,7 +195,7 @@ class _Decider:
         if now - self._acked.get(consumer, 0.0) < _ACK_EVERY and _more(consumer, topic, partition, offset):
             return
         self._acked[consumer] = now
-        await consumer.commit()
+        await _ExactCommits.where(consumer, message).commit()
 
     # Subscribers
 
@@ -240,6 +240,40 @@ class _Decider:
             registration.assigned(_member(consumer))
 
 
+class _ExactCommits:
+    """
+    What a message acknowledges itself by, where FastStream's consumer is of confluent-kafka.
+
+    That commits without an offset, and does not wait for it: what was handed out last when librdkafka's own thread gets to it. By then that
+    can be the next message, which may be one that has to wait, and would be lost with the process
+    (https://docs.confluent.io/platform/current/clients/confluent-kafka-python/html/index.html#confluent_kafka.Consumer.commit).
+
+    Args:
+        consumer: FastStream's consumer.
+        message: The message of confluent-kafka.
+    """
+
+    def __init__(self, consumer: Any, message: Any) -> None:
+        self._consumer = consumer
+        self._message = message
+
+    @classmethod
+    def where(cls, consumer: Any, message: Any) -> Any:
+        """
+        Return it, or the consumer where that is another's, as a test's.
+        """
+        return cls(consumer, message) if hasattr(getattr(consumer, "consumer", None), "memberid") else consumer
+
+    async def commit(self) -> None:
+        from confluent_kafka import TopicPartition  # only with that client
+
+        place = TopicPartition(self._message.topic(), self._message.partition(), self._message.offset() + 1)
+        self._consumer.consumer.commit(offsets=[place], asynchronous=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+
 class _Middleware(BaseMiddleware[Any, Any]):
     """
     The middleware of one message, or of what is published outside of any.
@@ -255,6 +289,8 @@ class _Middleware(BaseMiddleware[Any, Any]):
             self._handled = await self._decider.decide(self.msg, self.context.get("handler_"))
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
+        if (consumer := getattr(msg, "consumer", None)) is not None:
+            msg.consumer = _ExactCommits.where(consumer, msg.raw_message)
         with attached(with_key(None) if self._handled is None else self._handled):
             return await call_next(msg)
 

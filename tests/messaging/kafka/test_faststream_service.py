@@ -137,6 +137,48 @@ async def test_a_message_waits_while_a_sandbox_is_created(client: str, kafka: st
             await until(lambda group=group: _is(kafka, group, topic, len(MIXED)))
 
 
+class Recorder:
+    """
+    A client that notes what it is asked to commit.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client, self.commits = client, list[Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def commit(self, **asked: Any) -> Any:
+        self.commits += [None] if "offsets" not in asked else [place.offset for place in asked["offsets"]]
+        return self._client.commit(**asked)
+
+
+async def test_confluent_commits_up_to_the_message_and_not_to_where_it_is_by_then(kafka: str, topic: str, rows: Rows) -> None:
+    """Whether it was handled or skipped: without an offset the next message could be passed, which may have to wait."""
+    rows.create(topic, topic)
+    await send(kafka, topic, MIXED)
+    async with AsyncExitStack() as stack:
+        service = Service("confluent", kafka, topic, None, rows.live())
+        await stack.enter_async_context(service.broker)
+        consumers = import_module("faststream.confluent.helpers.client").AsyncConfluentConsumer
+        start, recorders = consumers.start, list[Recorder]()
+
+        async def started(self: Any) -> None:
+            self.consumer = Recorder(self.consumer)
+            recorders.append(self.consumer)
+            await start(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(consumers, "start", started)
+            await service.broker.start()
+        await until(lambda: service.numbers == [0])
+        await until(lambda: recorders[0].commits == [1])
+        await asyncio.sleep(0.3)
+        rows.activate(topic, 4)
+        await until(lambda: recorders[0].commits == [1, 2, 3, 4, 5, 6])
+        assert service.numbers == [0, 1, 2, 3, 5]
+
+
 async def test_who_stops_while_a_message_waits_leaves_it(client: str, kafka: str, topic: str, rows: Rows) -> None:
     """A broker that is stopped meanwhile stops at once, and whoever comes next has the message."""
     rows.create(topic, topic)
