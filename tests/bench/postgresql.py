@@ -51,7 +51,10 @@ NAMES = (
 
 _KEY = "pr-1"
 _ORDERS, _USERS, _CHANGED = 1_000_000, 200_000, 500
-_MANY, _PADDING = 2000, 850_000_000  # rows of a bulk insert; bytes that fill the golden database up to a gigabyte
+_MANY = 2000  # rows of a bulk insert
+# As PostgreSQL counts them (https://www.postgresql.org/docs/current/config-setting.html#CONFIG-SETTING-NAMES-VALUES).
+_MEGABYTE, _GIGABYTE = 2**20, 2**30
+_ROW = 8000  # bytes of a row that fills the golden database up to a gigabyte
 
 _metadata = MetaData()
 _users = Table(
@@ -227,13 +230,18 @@ class _Golden:
                     connection.execute(
                         text("CREATE TABLE padding (line text); ALTER TABLE padding ALTER line SET STORAGE EXTERNAL")
                     )
-                    row = "repeat(md5(g::text), 250)"
-                    connection.execute(text(f"INSERT INTO padding SELECT {row} FROM generate_series(1, {_PADDING // 8000}) g"))
+                    for _ in range(2):  # what is around the rows is known once some are there
+                        (size,) = connection.execute(text("SELECT pg_database_size(current_database())")).one()
+                        row = f"repeat(md5(g::text), {_ROW // 32})"
+                        rows = max(0, _GIGABYTE - size) // _ROW
+                        connection.execute(text(f"INSERT INTO padding SELECT {row} FROM generate_series(1, {rows}) g"))
             engine.dispose()
         self.isolation = PostgresIsolation(small := _engine(url, "bench_small"))
         stack.callback(small.dispose)
         self.isolation.install()
-        self.size = admin.execute("SELECT pg_database_size('bench_golden')").fetchone()
+        (size,) = admin.execute("SELECT pg_database_size('bench_golden')").fetchone() or (0,)
+        if size < _GIGABYTE:
+            raise RuntimeError(f"the golden database has {size} bytes, and is to have a gigabyte")
 
     def clone(self, _: int) -> float:
         began = time.perf_counter()
@@ -252,7 +260,7 @@ class _Golden:
     def megabytes(self, _: int) -> float:
         size = self.isolation.create("pr-3").size
         self.isolation.drop("pr-3", forget=True)
-        return size / 1e6
+        return size / _MEGABYTE
 
 
 def cases(url: str, stack: ExitStack, wanted: set[str]) -> Iterator[Case]:
