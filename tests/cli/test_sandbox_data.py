@@ -69,11 +69,17 @@ def test_a_whole_life(shop: Shop) -> None:
         created = shop("create", "pr-1", "--fork", WORKLOAD, "--isolation", "shop:isolation")
         assert created.status == 0, created.err
         assert shop.states() == (["ready"], [False])
+    told = " ".join(shop("status", "pr-1").out.split())
+    assert f"pr-1: its partition of {shop.name} state public__pr_1" in told
+    (noted,) = shop.json("status", "pr-1")["partitions"]
+    assert (noted["database"], noted["place"], noted["dropped"]) == (shop.name, ["public__pr_1"], False)
     assert created.err.splitlines()[0] == f"shop/orders pr-1: creating, waiting for its partition of {shop.name}"
-    for _ in range(2):
-        deleted = shop("delete", "pr-1", "--isolation", "shop:isolation")
-        assert deleted.status == 0, deleted.err
-        assert shop.states() == (["dropped"], [True])
+    deleted = shop("delete", "pr-1", "--isolation", "shop:isolation", "--json")
+    assert deleted.status == 0, deleted.err
+    assert shop.states() == (["dropped"], [True])
+    assert [partition["dropped"] for partition in deleted.report["partitions"]] == [True]
+    assert f"pr-1: its partition of {shop.name} state dropped" in " ".join(shop("status", "pr-1").out.split())
+    assert shop("delete", "pr-1", "--isolation", "shop:isolation").status == 0
     assert f"shop/orders pr-1: none, waiting for its partition of {shop.name} to be gone" in deleted.err.splitlines()
 
 

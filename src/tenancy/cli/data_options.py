@@ -174,6 +174,8 @@ def _databases(_context: click.Context, _parameter: click.Parameter, names: tupl
 def _isolation(name: str) -> PostgresIsolation:
     from ..data.postgresql import PostgresIsolation
 
+    if len(names := name.split()) > 1:
+        raise click.UsageError(f"{name!r} names {len(names)} databases; say with --isolation which of them this is about")
     found = _imported(name)
     if not isinstance(found, PostgresIsolation):
         raise click.UsageError(f"{name} is a {type(found).__name__}, and no PostgresIsolation")

@@ -38,7 +38,7 @@ from .routes import (
     _workload,
 )
 from .situation import Situation, situation_of
-from .situations import document, end, print_rows, print_situations, situation_document
+from .situations import document, end, partitions_of, print_rows, print_situations, situation_document
 from .topics import topics_of
 
 if TYPE_CHECKING:
@@ -237,11 +237,13 @@ def status(
             raise _Failed(f"{redacted(opened.name)} knows of no sandbox {name}; `tenancy sandbox list` has those that there are")
         situations = [situation_of(row, opened, kafka, rabbit) for row in rows]
         topics = topics_of(_table(opened), name, kafka)
+        partitions = partitions_of(opened, rows)
         if as_json:
             keys = [situation_document(situation) for situation in situations]
-            _print_json({"store": opened.name, "keys": keys, "topics": [vars(topic) for topic in topics], "left": leftovers})
+            of_topics = [vars(topic) for topic in topics]
+            _print_json({"store": opened.name, "keys": keys, "topics": of_topics, "left": leftovers, "partitions": partitions})
         else:
-            print_situations(opened, situations, topics, leftovers)
+            print_situations(opened, situations, topics, leftovers, partitions)
     wrong = any(_asked(situation, kafka, rabbit) and situation.findings for situation in situations)
     context.exit(1 if wrong or leftovers or any(topic.findings for topic in topics) else 0)
 

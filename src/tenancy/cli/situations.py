@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from ..routes import Handover, State
-from ..routes.stores import RouteStore
+from ..routes.stores import RouteStore, table_of
 from .drawing import _heading, _pairs, _text
 from .explanation import cuts
 from .inspection.report import counted
@@ -19,7 +19,7 @@ from .routes import _console, _lines, _print, _print_json, _row
 from .situation import Situation
 from .topics import TopicState
 
-__all__ = ["document", "end", "print_rows", "print_situations", "situation_document"]
+__all__ = ["document", "end", "partitions_of", "print_rows", "print_situations", "situation_document"]
 
 
 def document(row: Handover) -> dict[str, Any]:
@@ -43,12 +43,22 @@ def situation_document(situation: Situation) -> dict[str, Any]:
     }
 
 
+def partitions_of(store: RouteStore, rows: list[Handover]) -> list[dict[str, Any]]:
+    """
+    Return the partitions of databases that are noted for the keys of lives, for JSON.
+    """
+    keys = {row.key for row in rows}
+    table = table_of(store.snapshot(), origin=store.name)
+    return [partition._asdict() for partition in sorted(table.partitions()) if partition.key in keys]
+
+
 def end(name: str, store: RouteStore, rows: list[Handover], as_json: bool) -> None:
     """
     Print what a command has done.
     """
     if as_json:
-        return _print_json({"store": store.name, "sandbox": name, "keys": [document(row) for row in rows]})
+        keys = [document(row) for row in rows]
+        return _print_json({"store": store.name, "sandbox": name, "keys": keys, "partitions": partitions_of(store, rows)})
     if rows:
         print_rows(store, rows, "")
 
@@ -75,9 +85,15 @@ def print_rows(store: RouteStore, rows: list[Handover], none: str) -> None:
     _print(drawn)
 
 
-def print_situations(store: RouteStore, situations: list[Situation], topics: list[TopicState], leftovers: list[str]) -> None:
+def print_situations(
+    store: RouteStore,
+    situations: list[Situation],
+    topics: list[TopicState],
+    leftovers: list[str],
+    partitions: list[dict[str, Any]],
+) -> None:
     """
-    Print where keys are, where the topics of sandboxes' own are, and what is left of creates that were killed.
+    Print where keys and their data are, where the topics of sandboxes' own are, and what is left of creates that were killed.
     """
     console, drawn = _console()
     console.print(_text(store.name))
@@ -106,6 +122,11 @@ def print_situations(store: RouteStore, situations: list[Situation], topics: lis
         _heading(console, f"{topic.sandbox}: {topic.topic}, a topic of its own in the place of {topic.base}")
         there = "" if topic.partitions is None else f", {counted(topic.partitions, 'partition')}"
         _pairs(console, [("state", f"{topic.state}{there}"), *(("wrong", finding) for finding in topic.findings)])
+    for partition in partitions:
+        console.print()
+        _heading(console, f"{partition['key']}: its partition of {partition['database']}")
+        place = "dropped" if partition["dropped"] else ", ".join(partition["place"])
+        _pairs(console, [("state", place), *([("expires", partition["expires"])] if partition["expires"] else [])])
     for leftover in leftovers:
         console.print()
         _pairs(console, [("left", leftover)])
