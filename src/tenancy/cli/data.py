@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ def create(key: RoutingKey, ttl: timedelta | None, store: str | None, as_json: b
         stays = f"{key} was there already, and stays as it is; " if there else ""
         for problem in isolation.check(key):
             click.echo(redacted(f"{name}: {stays}{problem.text}"), err=True)
-        note(name, key, status, f"the partition of {key} is there")
+        note(name, key, _state(isolation, key), f"the partition of {key} is there")
     _show(name, [status], as_json)
 
 
@@ -95,7 +95,7 @@ def drop(key: RoutingKey, forget: bool, store: str | None, as_json: bool, **wher
         before = isolation.status(key)
         isolation.drop(key, forget=forget)
         after = isolation.status(key)
-        note(name, key, next(iter(after), None), f"{key} has no partition any more")
+        note(name, key, _state(isolation, key), f"{key} has no partition any more")
     if as_json or after:
         return _show(name, after, as_json)
     if before:
@@ -198,7 +198,12 @@ def expire(store: str | None, as_json: bool, **where: Any) -> None:
         for key in before:
             # Also those that were dropped before, which may not have been noted then.
             if key not in after or after[key].state == "dropped":
-                note(name, key, after.get(key), f"dropped {counted(len(gone), 'partition')}{': ' if gone else ''}{', '.join(gone)}")
+                note(
+                    name,
+                    key,
+                    _state(isolation, key),
+                    f"dropped {counted(len(gone), 'partition')}{': ' if gone else ''}{', '.join(gone)}",
+                )
     if as_json:
         return _print_json({"database": name, "dropped": gone})
     click.echo(f"{name}: dropped {counted(len(gone), 'partition')}{': ' if gone else ''}{', '.join(gone)}")
@@ -246,14 +251,18 @@ def _asked(where: dict[str, Any]) -> Iterator[tuple[PostgresIsolation, str]]:
 def _noting(store: str | None) -> Iterator[Any]:
     with registering(settings().routes if store is None else store, store is not None) as noted:
 
-        def note(database: str, key: RoutingKey, status: Status | None, done: str) -> None:
+        def note(database: str, key: RoutingKey, ask: Callable[[], Status | None], done: str) -> None:
             try:
-                noted(database, key, status)
+                noted(database, key, ask)
             except TenancyError as error:
                 text = f"{database}: {done}, but the route table does not say so: {error}; when it can be written, run this command again"
                 raise _Failed(redacted(text)) from error
 
         yield note
+
+
+def _state(isolation: PostgresIsolation, key: RoutingKey) -> Callable[[], Status | None]:
+    return lambda: next(iter(isolation.status(key)), None)
 
 
 def _show(name: str, found: list[Status], as_json: bool) -> None:

@@ -21,13 +21,14 @@ from ..errors import MissingDependencyError
 from ..key import RoutingKey
 from ..routes.stores import open_store
 from ..routes.stores._base import SCHEMES
-from ..sandbox.partitions import Partitioned, note
+from ..sandbox.partitions import is_partitioned, note
 from .inspection.redaction import redacted
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from ..data.postgresql import PostgresIsolation, Status
+    from ..sandbox.partitions import Partitioned
 
 __all__ = ["databases_options", "duration", "isolation_of", "isolation_options", "registering"]
 
@@ -163,9 +164,9 @@ def _databases(_context: click.Context, _parameter: click.Parameter, names: tupl
     found = []
     for name in names:
         database = _imported(name)
-        if not isinstance(database, Partitioned):
+        if not is_partitioned(database):
             raise click.UsageError(
-                f"{name} is a {type(database).__name__}; name a PostgresIsolation, or a provider of databases, such as PostgresClone"
+                f"{name} is a {type(database).__name__}; name a PostgresIsolation, or a provider of databases, such as a PostgresClone"
             )
         found.append(database)
     return found
@@ -208,7 +209,7 @@ def _imported(name: str) -> Any:
 
 
 @contextmanager
-def registering(url: str | None, given: bool) -> Iterator[Callable[[str, RoutingKey, Status | None], None]]:
+def registering(url: str | None, given: bool) -> Iterator[Callable[[str, RoutingKey, Callable[[], Status | None]], None]]:
     """
     Return what notes the partition of a key in the route table, where there is one that can be written; None: it is forgotten there.
 
@@ -221,6 +222,6 @@ def registering(url: str | None, given: bool) -> Iterator[Callable[[str, Routing
         return
     store = open_store(url)
     try:
-        yield lambda database, key, status: note(store, database, key, status)
+        yield lambda database, key, ask: note(store, database, key, ask)
     finally:
         store.close()

@@ -17,7 +17,7 @@ from ..routes import Handover, RouteTable, State
 from ..routes.stores import RouteStore, table_of
 from ..sandbox import Controller, Fork
 from ..sandbox.leftovers import Leftovers
-from ..sandbox.partitions import Partitioned, left
+from ..sandbox.partitions import left
 from .data_options import databases_options
 from .following import Following
 from .inspection.redaction import redacted
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..messaging.kafka.broker import KafkaBroker
     from ..messaging.kafka.gap import Remaining
     from ..messaging.rabbitmq.broker import RabbitBroker
+    from ..sandbox.partitions import Partitioned
 
 __all__ = ["sandbox"]
 
@@ -129,7 +130,8 @@ def create(
         kafka, rabbit = open_kafka(servers, kafka_config), open_rabbit(rabbitmq)
         _check_forks(opened, wanted, kafka, rabbit)
         again = "run the same command again and it goes on from there, or `tenancy sandbox delete " + name + "`"
-        with _following(name, opened, kafka, rabbit, databases, deadline, again) as controller:
+        keys = {name if key is None else key}
+        with _following(name, keys, opened, kafka, rabbit, databases, deadline, again) as controller:
             rows = controller.create(name, wanted, deadline=deadline, late=late)
         end(name, opened, rows, as_json)
 
@@ -182,8 +184,7 @@ def delete(
     with _said(), _opened(store) as opened:
         rows = _rows(opened, name)
         if not rows:
-            instead = f", but a partition of {name}" if databases else ""
-            click.echo(f"{redacted(opened.name)} knows of no sandbox {name}, so there is nothing to delete{instead}", err=True)
+            click.echo(f"{redacted(opened.name)} knows of no sandbox {name}, so there is nothing to delete", err=True)
         kafka, rabbit = open_kafka(servers, kafka_config), open_rabbit(rabbitmq)
         for row in rows:
             if row.state not in (State.NONE, State.CREATING):
@@ -195,14 +196,13 @@ def delete(
                 f"{name} has topics of its own, and it is not said where Kafka is; give --kafka HOST:PORT, or set TENANCY_KAFKA"
             )
         with _following(
-            name, opened, kafka, rabbit, databases, deadline, "run the same command again and it goes on from there"
+            name, {name}, opened, kafka, rabbit, databases, deadline, "run the same command again and it goes on from there"
         ) as controller:
             rows = controller.delete(name, deadline=deadline, drain=drain, remaining=rest)
             for leftover in Leftovers(opened, rabbit).of(name):
                 click.echo(f"tenancy sandbox: {redacted(told_leftover(leftover))}", err=True)
-            for partition in left(opened, rows):
-                stays = f"{partition.key} still has its partition of {partition.database}"
-                click.echo(redacted(f"tenancy sandbox: {stays}; `tenancy data drop {partition.key}` drops it"), err=True)
+            if stays := _stays(opened, {row.key for row in rows} | {name}):
+                click.echo(redacted(f"tenancy sandbox: {stays}"), err=True)
         end(name, opened, rows, as_json)
 
 
@@ -275,6 +275,7 @@ def _said() -> Iterator[None]:
 @contextmanager
 def _following(
     name: str,
+    keys: set[RoutingKey],
     store: RouteStore,
     kafka: KafkaBroker | None,
     rabbit: RabbitBroker | None,
@@ -291,23 +292,34 @@ def _following(
         with redirect_stdout(sys.stderr), Following(deadline) as follow:
             yield Controller(store, kafka, rabbit=rabbit, data=databases, progress=follow)
     except TenancyError:
-        click.echo(f"tenancy sandbox: {_left(name, store)}; {again}", err=True)
+        click.echo(f"tenancy sandbox: {_left(name, keys, store)}; {again}", err=True)
         raise
     except KeyboardInterrupt as error:
-        click.echo(f"tenancy sandbox: interrupted; {_left(name, store)}; {again}", err=True)
+        click.echo(f"tenancy sandbox: interrupted; {_left(name, keys, store)}; {again}", err=True)
         raise click.Abort from error
     finally:
         if rabbit is not None:
             rabbit.close()
 
 
-def _left(name: str, store: RouteStore) -> str:
+def _left(name: str, keys: set[RoutingKey], store: RouteStore) -> str:
     try:
-        rows = _rows(store, name)
+        rows, stays = _rows(store, name), _stays(store, keys)
     except TenancyError as error:
         return f"where it is cannot be said ({redacted(str(error))})"
     told = ", ".join(f"{row.key} on {row.workload} is {row.state.value}" for row in rows)
-    return f"nothing is lost, and {told}" if rows else "nothing was written"
+    handed = f"nothing is lost, and {told}" if rows else "nothing was handed over" if stays else "nothing was written"
+    return f"{handed}; {stays}" if stays else handed
+
+
+def _stays(store: RouteStore, keys: set[RoutingKey]) -> str:
+    """
+    Say of which databases keys that nobody has any more still have partitions; nothing, where of none.
+    """
+    return "; ".join(
+        f"{partition.key} still has its partition of {partition.database}, and `tenancy data drop {partition.key}` drops it"
+        for partition in left(store, keys)
+    )
 
 
 def _check_forks(store: RouteStore, forks: list[Fork], kafka: KafkaBroker | None, rabbit: RabbitBroker | None) -> None:

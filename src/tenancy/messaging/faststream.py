@@ -264,11 +264,14 @@ class _ExactCommits:
         """
         return cls(consumer, message) if hasattr(getattr(consumer, "consumer", None), "memberid") else consumer
 
-    async def commit(self) -> None:
+    async def commit(self, asynchronous: bool = True) -> None:
         from confluent_kafka import TopicPartition  # only with that client
 
         place = TopicPartition(self._message.topic(), self._message.partition(), self._message.offset() + 1)
-        self._consumer.consumer.commit(offsets=[place], asynchronous=True)
+        # In FastStream's only thread for this client, so that it is not closed at the same time.
+        pool = getattr(self._consumer, "_thread_pool", None)
+        client = self._consumer.consumer
+        await asyncio.get_running_loop().run_in_executor(pool, lambda: client.commit(offsets=[place], asynchronous=asynchronous))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)

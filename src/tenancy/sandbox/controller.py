@@ -22,13 +22,14 @@ from .forks import Fork, Progress, checked
 from .groups import Groups
 from .leftovers import Leftovers
 from .own_topics import OwnTopics
-from .partitions import Partitioned, Partitions
+from .partitions import Partitions
 from .queues import Queues
 
 if TYPE_CHECKING:  # whoever names no Kafka needs no client for it
     from ..messaging.kafka.broker import KafkaBroker
     from ..messaging.kafka.gap import Remaining
     from ..messaging.rabbitmq.broker import RabbitBroker
+    from .partitions import Partitioned
 
 __all__ = ["Controller", "Fork", "Progress"]
 
@@ -48,7 +49,7 @@ class Controller:
         kafka: The Kafka cluster; None: no workload reads from one.
         rabbit: The RabbitMQ broker; None: no workload consumes from one.
         data: The databases in which the keys of sandboxes have partitions, each a `tenancy.data.postgresql.PostgresIsolation`, or a provider
-            of databases. They are made before a key is active, and dropped when nothing that could still write to them is left.
+            of databases for keys. They are made before a key is active, and dropped when nothing that could still write to them is left.
         progress: Is called whenever something changes.
         sleep: How to wait.
     """
@@ -112,7 +113,7 @@ class Controller:
             raise HandoverError(f"late is {late!r}; use 'baseline' or 'drop'")
         end = now() + deadline
         self._until(lambda: self._own.remove(sandbox), "topics of its earlier life to be gone", end)
-        self._retried(lambda: self._partitions.make(sandbox, wanted), end)
+        self._retried(lambda: self._partitions.make(sandbox, wanted, end), end)
         for fork in wanted:
             self._begin(sandbox, fork, late, end)
         self._until(lambda: self._own.make(sandbox), "topics of its own", end)
@@ -149,7 +150,9 @@ class Controller:
         ended = [self._delete(row, end, drained_by, remaining) for row in rows]
         self._until(lambda: self._own.remove(RoutingKey(sandbox)), "topics of its own to be gone", end)
         self._until(lambda: self._leftovers.remove(sandbox), "queues that a create has left to be gone", end)
-        self._retried(lambda: self._partitions.drop(sandbox, ended), end)
+        for row in rows:
+            if row.state is not State.NONE:  # where two of a key ended at once, each was not the last
+                self._retried(lambda row=row: self._partitions.drop(row, end), end)  # type: ignore[misc]
         return ended
 
     def status(self, sandbox: str | None = None) -> list[Handover]:
@@ -201,6 +204,7 @@ class Controller:
             self._queues.check(row.workload, row.queues)
             self._wait_settled(row, end)
             self._wait_members(row, end)
+            self._partitions.make(sandbox, [fork], end, again=True)
             ends, ids = self._groups.beginnings(row)
             self._write(activate(row, self._own.beginnings(sandbox, ends), ids))
             return None
@@ -222,7 +226,9 @@ class Controller:
                     self._delete_groups(ended, end)
                 return row if row.epoch == first.epoch else ended
             if row.state is State.CREATING:
-                self._write(abandon(row))
+                if (abandoned := abandon(row)).state is State.NONE:
+                    self._partitions.drop(row, end)
+                self._write(abandoned)
                 return None
             self._groups.check(row.workload, row.groups)
             self._queues.check(row.workload, row.queues)
@@ -238,6 +244,7 @@ class Controller:
                 if not self._groups.is_drained(row):
                     waiting = waiting or f"sandbox {row.sandbox} to handle what came before the end"
                 if not waiting:
+                    self._partitions.drop(row, end)
                     self._write(finish(row))
                 elif now() >= drained_by:
                     self._write(replace_reader(row, self.name))
@@ -289,6 +296,7 @@ class Controller:
             self._pause(row, waiting, end)
         found = self._row(row.workload, row.key)
         if found.epoch == row.epoch and found.claimant == self.name:  # else somebody has ended this life, and it may be a later one
+            self._partitions.drop(found, end)
             self._write(finish(found))
 
     def _close_in(self, row: Handover) -> None:

@@ -236,12 +236,16 @@ def test_a_view_that_keys_can_do_without_is_refused_and_not_named(make: Make, co
         run(covered, "SELECT * FROM v")
     both = PostgresIsolation(owner, schemas=["public", "billing"], without=["v", "public.w"])
     assert both.check(KEY) == []
-    none = PostgresIsolation(owner, schemas=["public", "billing"], without=["v", "orders", "gone"])
-    for call in (none.check, lambda: none.create("pr-2")):
-        with pytest.raises(ConfigurationError, match=r"there is no view gone, orders in public, billing; see without="):
-            call()
-    with pytest.raises(ConfigurationError, match="without is 'v'; give a list"):
-        PostgresIsolation(owner, without="v")
+    none = PostgresIsolation(owner, schemas=["public", "billing"], without=["v", "public.w", "counted", "gone"])
+    # A migration may drop it, and what is installed then is not to stand in the way.
+    assert [problem.text.partition(",")[0] for problem in none.check()] == [
+        "there is no view counted in public",
+        "there is no view gone in public",
+    ]
+    assert none.create("pr-2").state == "ready"
+    for wrong in ("v", [1], None, 7):
+        with pytest.raises(ConfigurationError, match=r"without is .*; give a list of names of views"):
+            PostgresIsolation(owner, without=wrong)  # type: ignore[arg-type]
 
 
 def test_a_view_of_what_no_key_can_change_is_there(make: Make, covered: Engine) -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -65,13 +65,14 @@ class PostgresIsolation:
         role: str = "tenancy_keyed",
         reader: str = "tenancy_reader",
         admin: Engine | None = None,
-        without: Iterable[str] = (),
+        without: Collection[str] = (),
     ) -> None:
         checked(tables or {}, default)
         if isinstance(schemas, str) or not (found := tuple(schemas)):
             raise ConfigurationError(f"schemas is {schemas!r}; give a list of names, such as ['public']")
-        if isinstance(without, str):
-            raise ConfigurationError(f"without is {without!r}; give a list of names, such as [{without!r}]")
+        views: object = without
+        if not isinstance(views, Collection) or isinstance(views, str) or not all(isinstance(each, str) for each in views):
+            raise ConfigurationError(f"without is {views!r}; give a list of names of views, such as ['report']")
         for option, name in (("role", role), ("reader", reader)):
             checked_role(option, name)
         if role == reader:
@@ -110,7 +111,7 @@ class PostgresIsolation:
             if problems := role_problems(connection, self.role, self.reader):
                 raise ConfigurationError("; ".join(problems))
 
-    def create(self, key: str, *, ttl: timedelta | None = None) -> Status:
+    def create(self, key: str, *, ttl: timedelta | None = None, timeout: float | None = None) -> Status:
         """
         Make a key's partition; what is there already is left as it is, but for a time to live that is given.
 
@@ -118,6 +119,7 @@ class PostgresIsolation:
             key: The routing key.
             ttl: After which time `expire` drops it, from now on; default never, and the time that it has where it is there already. One that
                 is to stay after all is given a long time.
+            timeout: How many seconds to wait at most for transactions of the key, and for migrations; default as long as it takes.
 
         Raises:
             PartitionError: If a table cannot have the mode that it has, or something else is in the way; the message says why, and what to
@@ -127,14 +129,14 @@ class PostgresIsolation:
         key = RoutingKey(key)
         expires = None if ttl is None else datetime.now(timezone.utc) + ttl
         with begun(self._engine) as connection:
-            before = self._entered(connection, key)
+            before = self._entered(connection, key, timeout)
             if before is None or before.state == "dropped":
                 self._maker.make(connection, key, expires)
             elif expires is not None:
                 registry.write(connection, key, expires=expires)
             return self._status(connection, key)[0]
 
-    def drop(self, key: str, *, forget: bool = False) -> None:
+    def drop(self, key: str, *, forget: bool = False, timeout: float | None = None) -> None:
         """
         Drop a key's partition with all that is in it, when no transaction is in it any more. Does nothing where there is none.
 
@@ -143,8 +145,12 @@ class PostgresIsolation:
         Args:
             key: The routing key.
             forget: Whether it is not to be remembered.
+            timeout: How many seconds to wait at most for transactions of the key, and for migrations; default as long as it takes.
+
+        Raises:
+            PartitionError: If it had to wait longer, or if other rows of the baseline would go with the key's. It is as it was then.
         """
-        self._drop(RoutingKey(key), lambda _: "forget" if forget else "drop")
+        self._drop(RoutingKey(key), lambda _: "forget" if forget else "drop", timeout)
 
     def expire(self) -> list[RoutingKey]:
         """
@@ -163,9 +169,9 @@ class PostgresIsolation:
         # Who waits for transactions to end looks again afterwards: it may have been made anew, or live longer now.
         return [key for key in keys if self._drop(key, over) == "drop"]
 
-    def _drop(self, key: RoutingKey, decide: Callable[[Registered], str]) -> str:
+    def _drop(self, key: RoutingKey, decide: Callable[[Registered], str], timeout: float | None = None) -> str:
         with begun(self._engine) as connection:
-            found = self._entered(connection, key)
+            found = self._entered(connection, key, timeout)
             what = "keep" if found is None else decide(found)
             if found is None or what == "keep":
                 return what
@@ -226,7 +232,7 @@ class PostgresIsolation:
             now = self._maker.baseline(connection)
             if one is None and not problems:
                 problems = opened(connection, self.role, self._schemas, {table.sql: mode for table, mode in now.tables})
-            found = [Problem(None, text) for text in problems]
+            found = [Problem(None, text) for text in (*problems, *now.unknown)]
             wanted = {table.full_name: mode for table, mode in now.tables}
             for each in registry.read(connection, one):
                 if each.state != "dropped":
@@ -309,10 +315,10 @@ class PostgresIsolation:
                 registry.lock(connection, found.key)
                 yield found
 
-    def _entered(self, connection: Connection, key: RoutingKey) -> Registered | None:
+    def _entered(self, connection: Connection, key: RoutingKey, timeout: float | None = None) -> Registered | None:
         self._installed(connection)
         registry.owner_of(connection)
-        registry.lock(connection, key)
+        registry.lock(connection, key, timeout)
         return next(iter(registry.read(connection, key)), None)
 
     def _installed(self, connection: Connection) -> None:

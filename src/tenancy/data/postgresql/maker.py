@@ -38,11 +38,13 @@ class Baseline(NamedTuple):
         tables: Its tables, each with its mode.
         mark: What differs when anything of it differs that a partition is made after.
         unserved: Why views of it are in no partition that are to be, by their names.
+        unknown: What to say of views that are named as dispensable and are none of it.
     """
 
     tables: Sequence[tuple[Table, str]]
     mark: str
     unserved: dict[str, str]
+    unknown: list[str]
 
 
 class Maker:
@@ -79,18 +81,19 @@ class Maker:
         Return what the baseline is now, as far as partitions of it go.
         """
         views, tables = read_views(connection, self._schemas), read_tables(connection, self._schemas)
-        self._known(views)
         modes = [(table, _named(mode_of(table, self._tables, self._default))) for table in tables]
         left_out = unserved(views, {table.full_name: mode for table, mode in modes})
         meant = {(view.schema, view.name) for view in views if {view.name, f"{view.schema}.{view.name}"} & {*self._without}}
         named = {f"{schema}.{name}": why for (schema, name), why in left_out.items() if (schema, name) not in meant}
-        return Baseline(modes, fingerprint(tables, views), named)
+        return Baseline(modes, fingerprint(tables, views), named, self._unknown(views))
 
-    def _known(self, views: Iterable[View]) -> None:
+    def _unknown(self, views: Iterable[View]) -> list[str]:
         names = {name for view in views for name in (view.name, f"{view.schema}.{view.name}")}
-        if unknown := set(self._without) - names:
-            named, schemas = ", ".join(sorted(unknown)), ", ".join(self._schemas)
-            raise ConfigurationError(f"there is no view {named} in {schemas}; see without= of PostgresIsolation, or --without")
+        return [
+            f"there is no view {name} in {', '.join(self._schemas)}, so it need not be named; see without= of PostgresIsolation, or --without"
+            for name in sorted(self._without)
+            if name not in names
+        ]
 
     def plan(self, connection: Connection, key: RoutingKey) -> tuple[Plan, str]:
         """
@@ -102,7 +105,6 @@ class Maker:
         if missing := missing_schemas(connection, self._schemas):
             raise ConfigurationError(f"there is no schema {', '.join(missing)}; see schemas= of PostgresIsolation, or --schema")
         views = read_views(connection, self._schemas)
-        self._known(views)
         tables = read_tables(connection, self._schemas)
         unknown = set(self._tables) - {table.name for table in tables} - {table.full_name for table in tables}
         if unknown:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, PartitionError
 from ...key import RoutingKey
 from .structure import literal, quoted
 
@@ -223,13 +223,32 @@ def lock_rights(connection: Connection) -> None:
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('tenancy.rights', 0))")
 
 
-def lock(connection: Connection, key: RoutingKey) -> None:
+def lock(connection: Connection, key: RoutingKey, timeout: float | None = None) -> None:
     """
     Wait until no transaction is in a key's partition any more, and let none in until this one ends.
+
+    Args:
+        connection: A connection in a transaction.
+        key: The routing key.
+        timeout: Seconds to wait at most, for this and whatever else this transaction waits for; None: as long as it takes.
+
+    Raises:
+        PartitionError: If it had to wait longer.
     """
+    if timeout is not None:
+        connection.exec_driver_sql(f"SELECT set_config('lock_timeout', '{max(1, round(timeout * 1000))}ms', true)")
     # In this order, as `lock_all` has it.
-    connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(hashtextextended('tenancy', 0))")
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtextextended('tenancy.{RoutingKey(key)}', 0))")
+    for sql in ("_shared(hashtextextended('tenancy', 0))", f"(hashtextextended('tenancy.{RoutingKey(key)}', 0))"):
+        try:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock{sql}")
+        except Exception as error:  # SQLAlchemy's, which those who only enter need not have
+            orig = getattr(error, "orig", None)
+            if getattr(orig, "sqlstate", getattr(orig, "pgcode", None)) != "55P03":  # lock_not_available
+                raise
+            raise PartitionError(
+                f"transactions of {key}, or a migration, had not ended in {timeout:g} s; look for sessions that are idle in a transaction in "
+                "pg_stat_activity"
+            ) from error
 
 
 def read(connection: Connection, key: RoutingKey | None = None) -> list[Registered]:
