@@ -150,8 +150,8 @@ class Controller:
         ended = [self._delete(row, end, drained_by, remaining) for row in rows]
         self._until(lambda: self._own.remove(RoutingKey(sandbox)), "topics of its own to be gone", end)
         self._until(lambda: self._leftovers.remove(sandbox), "queues that a create has left to be gone", end)
-        for row in rows:
-            if row.state is not State.NONE:  # where two of a key ended at once, each was not the last
+        for before, row in zip(rows, ended, strict=True):
+            if before.state is not State.NONE:  # where two of a key ended at once, each was not the last
                 self._retried(lambda row=row: self._partitions.drop(row, end), end)  # type: ignore[misc]
         return ended
 
